@@ -1,0 +1,104 @@
+"""Writing without ever leaving half a file: write to a temporary name beside the target, then rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from matryoshka2d.errors import UserError
+
+
+@contextlib.contextmanager
+def staged_file(target: str | os.PathLike[str], *, overwrite: bool = True) -> Iterator[Path]:
+    """Yield a temporary path; when the block ends well, it becomes `target` in one step.
+
+    Parameters
+    ----------
+    target
+        The file to write. Its folder is made if it is missing.
+    overwrite
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    UserError
+        If the target exists and may not be replaced, is a folder, or cannot be written.
+    """
+    path = Path(target)
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder, expected a file name")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists already: choose another name or pass --overwrite")
+    with _temporary_sibling(path) as temporary:
+        yield temporary
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def staged_folder(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder; when the block ends well, it becomes `target` in one step.
+
+    An existing target is refused before any work is done, unless it is empty or `overwrite` is set;
+    then it is moved aside, and put back if the rename fails.
+
+    Raises
+    ------
+    UserError
+        If the target is a file, is in use and may not be replaced, or cannot be written.
+    """
+    path = Path(target)
+    check_free(path, overwrite=overwrite)
+    with _temporary_sibling(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        _swap_in(temporary, path)
+
+
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raise a `UserError` unless a folder of that name may be written; call it before long work."""
+    if path.is_file():
+        raise UserError(f"cannot write to {path}: it is a file, expected the name of a folder")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise UserError(f"{path} exists already: choose another output or pass --overwrite")
+    _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    parent = path.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"cannot write {path}: {parent} is a file, not a folder")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"cannot write {path}: no permission to write in {parent}")
+
+
+@contextlib.contextmanager
+def _temporary_sibling(path: Path) -> Iterator[Path]:
+    _check_writable(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        yield holder / path.name
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _swap_in(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.replace(path)
+        return
+    aside = temporary.parent / "replaced"
+    path.replace(aside)
+    try:
+        temporary.replace(path)
+    except OSError:
+        aside.replace(path)
+        raise

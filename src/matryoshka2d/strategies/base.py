@@ -1,0 +1,83 @@
+"""What one training step is made of: objective terms at sizes, and alignments between sizes.
+
+A strategy decides, for every step, which sizes the objective is computed on, with which weights, and
+which sizes are pulled towards which others. It says so with a `StepPlan` and computes nothing itself:
+`matryoshka2d.loss.ElasticLoss` reads every exit from one pass of the encoder and carries the plan out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+Columns = Sequence[Tensor]
+"""The vectors of a batch at one size: a float tensor [batch, dims] for every text column."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Depth and full width of the model that is trained."""
+
+    layers: int
+    dims: int
+
+
+@dataclass(frozen=True)
+class Term:
+    """``weight * objective`` at one exit, cut to `dims`.
+
+    `layers` may be 0, the output of the embedding table, which is no size that a user can ask for.
+    """
+
+    layers: int
+    dims: int
+    weight: float = 1.0
+
+
+class Alignment(Protocol):
+    """A pure function of the vectors of a student and of a teacher size → a scalar loss."""
+
+    def __call__(self, student: Columns, teacher: Columns) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Pull:
+    """``weight * alignment(student, teacher)``: one exit, cut to `dims`, pulled towards another.
+
+    `detach` stops the gradient at the teacher. `as_output` hands both sides over as the model itself
+    returns them (unit length for a model that ends in a Normalize module) instead of as they come out
+    of the pooling and the later modules, before any final normalisation.
+    """
+
+    student: tuple[int, int]
+    teacher: tuple[int, int]
+    alignment: Alignment
+    weight: float = 1.0
+    detach: bool = True
+    as_output: bool = False
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Everything that one step trains; the loss of the step is the sum of all terms and pulls."""
+
+    terms: tuple[Term, ...]
+    pulls: tuple[Pull, ...] = ()
+
+    def layers(self) -> tuple[int, ...]:
+        """Return the exits that the step reads, shallowest first."""
+        read = {term.layers for term in self.terms}
+        read |= {layers for pull in self.pulls for layers, _ in (pull.student, pull.teacher)}
+        return tuple(sorted(read))
+
+
+class Strategy(Protocol):
+    """Which sizes a step trains."""
+
+    def plan(self, shape: Shape, rng: random.Random) -> StepPlan:
+        """Return the plan of one step; all chance comes from `rng`, so a seed and a step fix it."""
+        ...
