@@ -1,0 +1,170 @@
+"""Where an architecture keeps its layers: the only file that knows an architecture by name.
+
+Adding an architecture is adding a row to `ARCHITECTURES`. The contract tests in
+``tests/test_architectures.py`` then run on a tiny random model of it by themselves: exit n must equal
+the model cut to n layers, with right and left padding, saved and loaded by stock sentence-transformers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from matryoshka2d.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One row of the table.
+
+    Parameters
+    ----------
+    layers
+        Dotted path, inside the transformers base model, of the ``ModuleList`` that holds the layers.
+    final_norm
+        Dotted path of the norm that follows the last layer, or None where the layers normalise
+        themselves. It is applied at every exit, because a model cut there would apply it.
+    per_layer_config
+        Names of config entries that are lists with one element a layer; cut together with the layers.
+    """
+
+    layers: str
+    final_norm: str | None = None
+    per_layer_config: tuple[str, ...] = ("layer_types",)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": Architecture("encoder.layer"),
+    "roberta": Architecture("encoder.layer"),
+    "xlm-roberta": Architecture("encoder.layer"),
+    "camembert": Architecture("encoder.layer"),
+    "mpnet": Architecture("encoder.layer"),
+    "electra": Architecture("encoder.layer"),
+    "deberta-v2": Architecture("encoder.layer"),
+    "distilbert": Architecture("transformer.layer"),
+    "modernbert": Architecture("layers", final_norm="final_norm"),
+    "eurobert": Architecture("layers", final_norm="norm"),
+    "qwen3": Architecture("layers", final_norm="norm"),
+    "gemma3_text": Architecture("layers", final_norm="norm"),
+}
+"""``config.model_type`` → where its layers are."""
+
+
+def architecture_of(config: Any) -> Architecture:
+    """Return the row for a transformers config.
+
+    Raises
+    ------
+    UserError
+        If the architecture is not in the table; names the known ones and how to add a row.
+
+    Examples
+    --------
+    >>> from transformers import BertConfig
+    >>> architecture_of(BertConfig()).layers
+    'encoder.layer'
+    """
+    model_type = getattr(config, "model_type", "")
+    if model_type not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise UserError(
+            f"architecture '{model_type}' is not known: expected one of {known}."
+            f"{did_you_mean(model_type, ARCHITECTURES)} To add it, put a row into "
+            f"matryoshka2d.architectures.ARCHITECTURES: ARCHITECTURES['{model_type}'] = "
+            f"Architecture(layers='path.of.its.layers', final_norm=None)"
+        )
+    return ARCHITECTURES[model_type]
+
+
+def layers_of(model: nn.Module) -> nn.ModuleList:
+    """Return the list of layers of a transformers base model (shared, not copied)."""
+    layers = model.get_submodule(architecture_of(model.config).layers)
+    assert isinstance(layers, nn.ModuleList)
+    return layers
+
+
+def final_norm_of(model: nn.Module) -> nn.Module | None:
+    """Return the norm that follows the last layer, or None where there is none."""
+    path = architecture_of(model.config).final_norm
+    return model.get_submodule(path) if path else None
+
+
+def view(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
+    """Return the same model running only the given layers; every weight is shared, nothing is copied.
+
+    Only the containers on the way to the layers are new objects, so the original is untouched and any
+    number of threads may each hold a view of their own.
+    """
+    path = architecture_of(model.config).layers.split(".")
+    return _replace(model, path, nn.ModuleList(layers))
+
+
+def _replace(module: nn.Module, path: list[str], new: nn.Module) -> nn.Module:
+    if not path:
+        return new
+    clone = copy.copy(module)
+    clone._modules = dict(module._modules)
+    child = module.get_submodule(path[0])
+    clone._modules[path[0]] = _replace(child, path[1:], new)
+    return clone
+
+
+class Tap(nn.Module):
+    """Hands its input on to the layer it wraps and notes that input down.
+
+    The input of layer n + 1 is the exit of layer n. Inputs are noted rather than outputs because some
+    encoders (DeBERTa's convolution) still change what a layer returned before the next one gets it.
+    """
+
+    def __init__(self, layer: nn.Module, noted: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.noted = noted
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.noted.append(hidden_states)
+        return self.layer(hidden_states, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        # Encoders read attributes of their layers, such as ModernBERT's attention_type.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+
+def cut_config(config: Any, layers: int) -> dict[str, Any]:
+    """Return the config entries of a model cut to its first layers.
+
+    Returns
+    -------
+    dict
+        ``num_hidden_layers`` and every per-layer list, shortened.
+
+    Examples
+    --------
+    >>> from transformers import Qwen3Config
+    >>> cut_config(Qwen3Config(num_hidden_layers=4), 2)
+    {'num_hidden_layers': 2, 'layer_types': ['full_attention', 'full_attention']}
+    """
+    entries: dict[str, Any] = {"num_hidden_layers": layers}
+    for name in architecture_of(config).per_layer_config:
+        values = getattr(config, name, None)
+        if isinstance(values, (list, tuple)):
+            entries[name] = list(values[:layers])
+    return entries
+
+
+def cut(model: nn.Module, layers: int) -> nn.Module:
+    """Return an independent copy of a transformers base model with only its first layers."""
+    shallow = copy.deepcopy(view(model, list(layers_of(model))[:layers]))
+    for module in shallow.modules():
+        if hasattr(module, "config"):
+            for name, value in cut_config(model.config, layers).items():
+                setattr(module.config, name, value)
+    return shallow

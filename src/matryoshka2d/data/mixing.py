@@ -1,0 +1,92 @@
+"""Several data sets, each in its own format, for one training run."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matryoshka2d.data.formats import Format, format_of
+from matryoshka2d.data.readers import is_hub_name, read_rows
+from matryoshka2d.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Data sets and their formats, both by name and in the order in which they were given.
+
+    Parameters
+    ----------
+    datasets
+        Name → rows: what `SentenceTransformerTrainer` takes as ``train_dataset``.
+    formats
+        Name → format, from which a loss is chosen for each name.
+    """
+
+    datasets: dict[str, Dataset]
+    formats: dict[str, Format]
+
+
+def read_mixture(
+    sources: Iterable[str | os.PathLike[str]],
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    split: str | None = "train",
+    score_range: tuple[float, float] | None = None,
+) -> Mixture:
+    """Read one or more data sets; each keeps its own format.
+
+    Parameters
+    ----------
+    sources
+        Files or hub data sets, each as in `read_rows`. Each is named after its file (``nli`` for
+        ``rows/nli.jsonl.gz``); a name that comes again is numbered: ``nli_2``.
+    columns, limit, split, score_range
+        As in `read_rows`, for each data set on its own. Give `columns` and `score_range` only where
+        they hold for all of them.
+
+    Raises
+    ------
+    UserError
+        If no source is given, or one cannot be read.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> pairs, scored = (pathlib.Path(folder.name, name) for name in ("qa.csv", "sts.csv"))
+    >>> _ = pairs.write_text("query,answer\\nwho?,me\\n")
+    >>> _ = scored.write_text("sentence1,sentence2,score\\na dog,a cat,0.4\\n")
+    >>> mixture = read_mixture([pairs, scored])
+    >>> {name: format.name for name, format in mixture.formats.items()}
+    {'qa': 'positive pairs', 'sts': 'scored pairs'}
+    >>> folder.cleanup()
+    """
+    if isinstance(sources, str | os.PathLike):
+        sources = [sources]
+    datasets: dict[str, Dataset] = {}
+    for source in sources:
+        name = _unused_name(_name_of(source), datasets)
+        datasets[name] = read_rows(source, columns, limit, split, score_range)
+    if not datasets:
+        raise UserError("no training data: name at least one file or hub data set")
+    return Mixture(datasets, {name: format_of(rows.column_names) for name, rows in datasets.items()})
+
+
+def _name_of(source: str | os.PathLike[str]) -> str:
+    name = Path(source).name
+    stem = name if is_hub_name(source) else name.removesuffix(".gz").rpartition(".")[0]
+    return re.sub(r"\W+", "_", stem).strip("_") or "rows"
+
+
+def _unused_name(name: str, used: Iterable[str]) -> str:
+    taken, candidate, number = set(used), name, 2
+    while candidate in taken:
+        candidate, number = f"{name}_{number}", number + 1
+    return candidate

@@ -1,0 +1,240 @@
+"""How much a size still agrees with the original model, without any labels.
+
+The reference is a set of vectors of the same texts, usually those of the untouched model at its full size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from matryoshka2d.errors import UserError
+from matryoshka2d.evaluation.correlation import spearman
+from matryoshka2d.evaluation.cosine import (
+    Floats,
+    Indices,
+    Vectors,
+    aligned_cosines,
+    block_cosines,
+    pair_cosines,
+    top_k,
+)
+from matryoshka2d.evaluation.cuts import turn
+from matryoshka2d.evaluation.exits import as_exits, dims_by_layer, sizes_of
+from matryoshka2d.evaluation.grid import Grid
+from matryoshka2d.size import Size
+
+
+def similarity_agreement(
+    vectors: Vectors, reference: Vectors, dims: Sequence[int], *, pairs: int = 20_000, seed: int = 0
+) -> Floats:
+    """Return Spearman's correlation between the similarities at each width and those of the reference.
+
+    Parameters
+    ----------
+    vectors
+        Float [texts, width]: one exit.
+    reference
+        Float [texts, any width]: the reference vectors of the same texts.
+    dims
+        Ascending widths.
+    pairs
+        At most so many pairs of texts, drawn without repeats; all pairs if there are no more. The default
+        has a standard error of about 0.005 or less; raise it to tell closer sizes apart.
+    seed
+        Draws the pairs.
+
+    Returns
+    -------
+    numpy.ndarray
+        Float64 [len(dims)], between -1 and 1.
+
+    Raises
+    ------
+    UserError
+        If the two do not have as many rows, or fewer than three.
+
+    Examples
+    --------
+    >>> vectors = np.eye(4) + 0.1 * np.arange(4)
+    >>> similarity_agreement(vectors, vectors, [4]).round(3).tolist()
+    [1.0]
+    """
+    _check_rows(vectors, reference, at_least=3)
+    chosen = _draw_pairs(len(vectors), pairs, seed)
+    gold = pair_cosines(reference, chosen, [reference.shape[1]])[:, 0]
+    return spearman(pair_cosines(vectors, chosen, dims), gold)
+
+
+def _draw_pairs(texts: int, pairs: int, seed: int) -> Indices:
+    """Return int64 [pairs, 2] with left > right: all pairs, or a sample of them without repeats."""
+    total = texts * (texts - 1) // 2
+    random = np.random.default_rng(seed)
+    numbers = (
+        np.arange(total) if total <= pairs else random.choice(total, size=pairs, replace=False, shuffle=False)
+    )
+    # Pair number p is (left, right) with left the largest number whose triangle left (left - 1) / 2 is not above p.
+    left = ((1 + np.sqrt(1 + 8 * numbers.astype(np.float64))) / 2).astype(np.int64)
+    left -= left * (left - 1) // 2 > numbers
+    left += left * (left + 1) // 2 <= numbers
+    return np.stack([left, numbers - left * (left - 1) // 2], axis=1)
+
+
+def neighbour_recall(vectors: Vectors, reference: Vectors, dims: Sequence[int], *, k: int = 10) -> Floats:
+    """Return the share of each text's k nearest neighbours under the reference that are still among its k.
+
+    Parameters
+    ----------
+    vectors
+        Float [texts, width]: one exit.
+    reference
+        Float [texts, any width]: the reference vectors of the same texts.
+    dims
+        Ascending widths.
+    k
+        How many neighbours; the text itself is not one.
+
+    Returns
+    -------
+    numpy.ndarray
+        Float64 [len(dims)], between 0 and 1: the mean over texts.
+
+    Raises
+    ------
+    UserError
+        If the two do not have as many rows, or no more than k.
+
+    Examples
+    --------
+    >>> vectors = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    >>> neighbour_recall(vectors, vectors, [2], k=1).tolist()
+    [1.0]
+    """
+    _check_rows(vectors, reference, at_least=k + 1)
+    (expected,) = _neighbours(reference, [reference.shape[1]], k)
+    return np.array([_overlap(found, expected) for found in _neighbours(vectors, dims, k)])
+
+
+def _neighbours(vectors: Vectors, dims: Sequence[int], k: int) -> list[Indices]:
+    """Return, for every width, the k nearest other rows of each row: int64 [rows, k]."""
+    found: list[list[Indices]] = [[] for _ in dims]
+    for rows, position, cosines in block_cosines(vectors, vectors, dims):
+        cosines[np.arange(len(cosines)), np.arange(rows.start, rows.stop)] = -np.inf
+        found[position].append(top_k(cosines, k))
+    return [np.concatenate(blocks) for blocks in found]
+
+
+def _overlap(found: Indices, expected: Indices) -> float:
+    return float((found[:, :, None] == expected[:, None, :]).any(axis=2).mean())
+
+
+def reference_cosine(vectors: Vectors, reference: Vectors, dims: Sequence[int]) -> Floats:
+    """Return the mean cosine to the reference vectors cut to the same width: 1 less the drift.
+
+    Parameters
+    ----------
+    vectors, reference
+        Float [texts, width], in the same coordinates.
+    dims
+        Ascending widths, none above either width.
+
+    Returns
+    -------
+    numpy.ndarray
+        Float64 [len(dims)], between -1 and 1.
+
+    Raises
+    ------
+    UserError
+        If the two do not have as many rows and columns.
+
+    Examples
+    --------
+    >>> reference_cosine(np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]]), [1, 2]).round(3).tolist()
+    [1.0, 0.707]
+    """
+    _check_rows(vectors, reference, at_least=1)
+    if vectors.shape[1] != reference.shape[1]:
+        raise UserError(
+            f"the reference has {reference.shape[1]} dims and the model {vectors.shape[1]}: "
+            f"a cosine between them needs the same"
+        )
+    return aligned_cosines(vectors, reference, dims).mean(axis=0)
+
+
+def _check_rows(vectors: Vectors, reference: Vectors, *, at_least: int) -> None:
+    if len(vectors) != len(reference):
+        raise UserError(
+            f"{len(vectors)} vectors but {len(reference)} reference vectors: expected as many of each"
+        )
+    if len(vectors) < at_least:
+        raise UserError(f"{len(vectors)} texts are too few: expected at least {at_least}")
+
+
+def agreement_grids(
+    model: Any,
+    reference: Vectors,
+    texts: Sequence[str],
+    *,
+    sizes: str | Iterable[str | Size] | None = None,
+    k: int = 10,
+    pairs: int = 20_000,
+    seed: int = 0,
+    cut: str = "prefix",
+    name: str = "",
+    **encoding: Any,
+) -> dict[str, Grid]:
+    """Compare a model at every size with reference vectors of the same texts, from one pass.
+
+    Parameters
+    ----------
+    model
+        An `ElasticEncoder`; or a plain SentenceTransformer, which has its full depth only.
+    reference
+        Float [texts, width]: usually the vectors of the original model at its full size.
+    texts
+        The texts, without repeats: a copy would be its own nearest neighbour.
+    sizes
+        As ``"1-6x8,16,32"``; by default those that the model shows.
+    k
+        Neighbours that count for the recall.
+    pairs, seed
+        As in `similarity_agreement`.
+    cut
+        How the dims are chosen: see `matryoshka2d.evaluation.turn`; a PCA is fitted on these texts.
+    name
+        Kept in the grids.
+    **encoding
+        ``prompt_name``, ``prompt``, ``batch_size``, ``show_progress_bar`` of ``exits``.
+
+    Returns
+    -------
+    dict
+        ``"similarity"``, ``"recall@k"`` and, for the prefix cut of a model as wide as the reference,
+        ``"cosine"``: a `Grid` each, times 100.
+
+    Raises
+    ------
+    UserError
+        If the model lacks a size, or there are too few texts.
+    """
+    encoder = as_exits(model)
+    wanted = sizes_of(encoder, sizes)
+    table = dims_by_layer(wanted)
+    exits = encoder.exits(list(texts), layers=list(table), **encoding)
+    recall = f"recall@{k}"
+    scores: dict[str, list[float]] = {"similarity": [], recall: [], "cosine": []}
+    for n, dims in table.items():
+        turned = turn(exits[n], cut, seed=seed)
+        scores["similarity"] += similarity_agreement(turned, reference, dims, pairs=pairs, seed=seed).tolist()
+        scores[recall] += neighbour_recall(turned, reference, dims, k=k).tolist()
+        if cut == "prefix" and turned.shape[1] == reference.shape[1]:
+            scores["cosine"] += reference_cosine(turned, reference, dims).tolist()
+    details = {"texts": len(texts)}
+    return {
+        measure: Grid(wanted, {"texts": tuple(100 * v for v in values)}, measure, cut, name, details)
+        for measure, values in scores.items()
+        if values
+    }

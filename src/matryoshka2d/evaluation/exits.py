@@ -1,0 +1,139 @@
+"""What the evaluation asks of a model: its vectors at every exit, from one pass over the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matryoshka2d.errors import UserError
+from matryoshka2d.size import Size, default_sizes, parse_sizes
+
+
+@runtime_checkable
+class Exits(Protocol):
+    """A model that gives every exit in one pass, such as an `ElasticEncoder`."""
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+
+    @property
+    def width(self) -> int:
+        """Number of dims of the full vector."""
+
+    def exits(
+        self,
+        texts: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 64,
+        show_progress_bar: bool = False,
+    ) -> dict[int, NDArray[np.float32]]:
+        """Return layer → float32 [len(texts), width], rows of unit length."""
+
+
+class PlainExits:
+    """A plain SentenceTransformer seen as a model that has its full depth only.
+
+    Parameters
+    ----------
+    model
+        Anything with the ``encode`` of a SentenceTransformer.
+    depth
+        The number of layers to show it under; read from the model's configuration by default, 1 where
+        that does not say (static embeddings).
+    """
+
+    def __init__(self, model: Any, depth: int | None = None) -> None:
+        self.model = model
+        self.depth = depth or _configured_depth(model)
+        self.width = int(model.encode(["width"], show_progress_bar=False).shape[1])
+
+    def exits(
+        self,
+        texts: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 64,
+        show_progress_bar: bool = False,
+    ) -> dict[int, NDArray[np.float32]]:
+        """Return the vectors of the last layer; any other layer is refused."""
+        absent = sorted(set(layers or [self.depth]) - {self.depth})
+        if absent:
+            raise UserError(f"a plain SentenceTransformer has no exit {absent[0]}: load it as ElasticEncoder")
+        vectors = self.model.encode(
+            list(texts),
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            normalize_embeddings=True,
+        )
+        return {self.depth: np.asarray(vectors, dtype=np.float32)}
+
+
+def _configured_depth(model: Any) -> int:
+    try:
+        config = model[0].model.config
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return 1
+    return int(getattr(config, "num_hidden_layers", None) or 1)
+
+
+def as_exits(model: Any) -> Exits:
+    """Return the model itself if it has exits, else a plain SentenceTransformer as its full depth.
+
+    Raises
+    ------
+    UserError
+        If the object has neither ``exits`` nor ``encode``.
+    """
+    if isinstance(model, Exits):
+        return model
+    if hasattr(model, "encode"):
+        return PlainExits(model)
+    raise UserError(
+        f"cannot evaluate a {type(model).__name__}: expected an ElasticEncoder or a SentenceTransformer"
+    )
+
+
+def sizes_of(model: Exits, sizes: str | Iterable[str | Size] | None = None) -> tuple[Size, ...]:
+    """Return the sizes to evaluate, sorted: those asked for, or those that the model shows by default.
+
+    Parameters
+    ----------
+    model
+        The model; its own ``sizes`` are the default, every depth at every usual width if it has none.
+        A plain SentenceTransformer has its full depth only.
+    sizes
+        As in `matryoshka2d.size.parse_sizes`: ``"1-6x8,16"`` or a list of sizes.
+
+    Raises
+    ------
+    UserError
+        If a size is deeper or wider than the model.
+    """
+    if sizes is not None:
+        return tuple(size.check(model.depth, model.width) for size in parse_sizes(sizes))
+    own = getattr(model, "sizes", None) or default_sizes(model.depth, model.width)
+    only_full_depth = isinstance(model, PlainExits)
+    return tuple(sorted(s for s in own if not only_full_depth or s.layers == model.depth))
+
+
+def dims_by_layer(sizes: Iterable[Size]) -> dict[int, list[int]]:
+    """Return layer → its dims, both ascending.
+
+    >>> dims_by_layer(parse_sizes("2x16,8 1x8"))
+    {1: [8], 2: [8, 16]}
+    """
+    table: dict[int, list[int]] = {}
+    for size in sorted(set(sizes)):
+        table.setdefault(size.layers, []).append(size.dims)
+    return table

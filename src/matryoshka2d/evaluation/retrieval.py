@@ -1,0 +1,386 @@
+"""Retrieval over the grid: nDCG at k of BEIR folders, from one pass over queries and one over documents.
+
+The measure is that of trec_eval and MTEB: linear gain, discount log2(rank + 1), ideal over all judged
+documents, mean over the judged queries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matryoshka2d.errors import UserError
+from matryoshka2d.evaluation.cosine import Floats, Indices, Vectors, block_cosines, top_k
+from matryoshka2d.evaluation.cuts import check_cut, turn
+from matryoshka2d.evaluation.exits import Exits, as_exits, dims_by_layer, sizes_of
+from matryoshka2d.evaluation.grid import Grid
+from matryoshka2d.evaluation.sts import json_lines, read_text
+from matryoshka2d.size import Size
+
+_QRELS = ("qrels.tsv", "qrels/test.tsv")
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Documents, queries, and which documents answer which query.
+
+    Parameters
+    ----------
+    name
+        How it is shown.
+    corpus, queries
+        id → text. A query without a relevant document is not evaluated.
+    relevance
+        Query id → document id → grade, a whole number; documents not named, and grades below 1, are not
+        relevant.
+
+    Raises
+    ------
+    UserError
+        If no query has a relevant document, or an id is unknown.
+
+    Examples
+    --------
+    >>> RetrievalSet("toy", {"d1": "a cat"}, {"q1": "cats"}, {"q1": {"d1": 1}}).judged
+    ('q1',)
+    """
+
+    name: str
+    corpus: Mapping[str, str]
+    queries: Mapping[str, str]
+    relevance: Mapping[str, Mapping[str, int]]
+
+    def __post_init__(self) -> None:
+        for query, grades in self.relevance.items():
+            if query not in self.queries:
+                raise UserError(f"set {self.name}: query '{query}' is judged but is not among the queries")
+            absent = [document for document in grades if document not in self.corpus]
+            if absent:
+                raise UserError(
+                    f"set {self.name}: document '{absent[0]}' is judged for query '{query}' but is not in the corpus"
+                )
+        if not self.judged:
+            raise UserError(f"set {self.name}: no query has a relevant document, expected at least one")
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The ids of the queries that are evaluated: those with a relevant document."""
+        return tuple(q for q in self.queries if any(g > 0 for g in self.relevance.get(q, {}).values()))
+
+
+def read_retrieval(
+    folder: str | os.PathLike[str], *, qrels: str | os.PathLike[str] | None = None, name: str | None = None
+) -> RetrievalSet:
+    """Read a retrieval set in BEIR form.
+
+    The folder holds ``corpus.jsonl`` (``_id``, ``text``, maybe ``title``, put before the text),
+    ``queries.jsonl`` (``_id``, ``text``) and the judgements, ``query-id corpus-id score``, tab-separated.
+
+    Parameters
+    ----------
+    folder
+        Where the files are.
+    qrels
+        The judgements; ``qrels.tsv`` or ``qrels/test.tsv`` of the folder by default. Name another to
+        evaluate another split.
+    name
+        The name of the set; that of the folder by default.
+
+    Raises
+    ------
+    UserError
+        One line that names file and line, if something is missing, empty or of another form.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(
+            f"{root} is not a folder: expected one with corpus.jsonl, queries.jsonl and qrels.tsv"
+        )
+    corpus = _texts(root / "corpus.jsonl", may_be_empty=True)
+    queries = _texts(root / "queries.jsonl", may_be_empty=False)
+    relevance = _judgements(_qrels_file(root, qrels), queries, corpus)
+    return RetrievalSet(name or root.resolve().name, corpus, queries, relevance)
+
+
+def _qrels_file(root: Path, qrels: str | os.PathLike[str] | None) -> Path:
+    candidates = [root / known for known in _QRELS] if qrels is None else [Path(qrels)]
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise UserError(f"no judgements: expected {' or '.join(map(str, candidates))}")
+
+
+def _texts(file: Path, *, may_be_empty: bool) -> dict[str, str]:
+    if not file.is_file():
+        raise UserError(f"{file} does not exist: expected a BEIR folder with corpus.jsonl and queries.jsonl")
+    texts: dict[str, str] = {}
+    for line, row in json_lines(file, read_text(file)):
+        if "_id" not in row or not isinstance(row.get("text"), str):
+            raise UserError(f'{file} line {line}: expected {{"_id": ..., "text": ...}}')
+        key = str(row["_id"])
+        if key in texts:
+            raise UserError(f"{file} line {line}: the id '{key}' is there twice")
+        texts[key] = f"{row.get('title') or ''} {row['text']}".strip()
+        if not texts[key] and not may_be_empty:
+            raise UserError(f"{file} line {line}: the text of '{key}' is empty")
+    if not texts:
+        raise UserError(f"{file} is empty: expected one JSON object a line")
+    return texts
+
+
+def _judgements(
+    file: Path, queries: Mapping[str, str], corpus: Mapping[str, str]
+) -> dict[str, dict[str, int]]:
+    relevance: dict[str, dict[str, int]] = {}
+    for line, content in enumerate(read_text(file).split("\n"), start=1):
+        fields = content.strip().split("\t")
+        is_header = line == 1 and not fields[-1].strip().lstrip("-").isdigit()
+        if is_header or not content.strip():
+            continue
+        if len(fields) != 3 or not fields[2].lstrip("-").isdigit():
+            raise UserError(
+                f"{file} line {line}: expected query-id, corpus-id and a whole number, tab-separated"
+            )
+        query, document, grade = fields
+        for key, known, where in ((query, queries, "queries.jsonl"), (document, corpus, "corpus.jsonl")):
+            if key not in known:
+                raise UserError(f"{file} line {line}: '{key}' is not in {where}")
+        relevance.setdefault(query, {})[document] = int(grade)
+    return relevance
+
+
+def ndcg(ranked_grades: Sequence[int], judged_grades: Iterable[int], k: int = 10) -> float:
+    """Return the nDCG at k of one ranking: linear gain, discount log2(rank + 1).
+
+    Parameters
+    ----------
+    ranked_grades
+        Grades of the documents found, best first.
+    judged_grades
+        Grades of all judged documents of the query, in any order: they make the ideal ranking.
+    k
+        How many places count.
+
+    References
+    ----------
+    Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 20(4), 2002, in the
+    form of trec_eval's ``ndcg_cut``.
+
+    Examples
+    --------
+    >>> ndcg([0, 1], [1])
+    0.6309297535714575
+    """
+    ideal = _gain(sorted(judged_grades, reverse=True)[:k])
+    return _gain(ranked_grades[:k]) / ideal if ideal > 0 else 0.0
+
+
+def _gain(grades: Sequence[int]) -> float:
+    return float(sum(max(grade, 0) / np.log2(rank + 2) for rank, grade in enumerate(grades)))
+
+
+@dataclass
+class _Best:
+    """The k best documents of every query at every width of one exit, over the documents seen so far."""
+
+    dims: list[int]
+    k: int
+    scores: list[Floats] = field(default_factory=list)
+    documents: list[Indices] = field(default_factory=list)
+
+    def start(self, queries: int) -> None:
+        self.scores = [np.empty((queries, 0)) for _ in self.dims]
+        self.documents = [np.empty((queries, 0), dtype=np.int64) for _ in self.dims]
+
+    def add(self, queries: Vectors, documents: Vectors, first: int, barred: Indices) -> None:
+        """Take in documents numbered from `first`; `barred` [queries] is a document never to be found."""
+        found: list[list[tuple[Floats, Indices]]] = [[] for _ in self.dims]
+        for rows, position, cosines in block_cosines(queries, documents, self.dims):
+            own = barred[rows] - first
+            inside = np.flatnonzero((own >= 0) & (own < len(documents)))
+            cosines[inside, own[inside]] = -np.inf
+            columns = top_k(cosines, self.k)
+            found[position].append((np.take_along_axis(cosines, columns, axis=1), columns + first))
+        for position, blocks in enumerate(found):
+            self._merge(position, *(np.concatenate(part) for part in zip(*blocks, strict=True)))
+
+    def _merge(self, position: int, scores: Any, documents: Any) -> None:
+        # What was there before stands first, so that the earlier document of a tie stays ahead.
+        scores = np.concatenate([self.scores[position], scores], axis=1)
+        documents = np.concatenate([self.documents[position], documents], axis=1)
+        columns = top_k(scores, self.k)
+        self.scores[position] = np.take_along_axis(scores, columns, axis=1)
+        self.documents[position] = np.take_along_axis(documents, columns, axis=1)
+
+
+def retrieval_scores(
+    model: Any,
+    data: RetrievalSet,
+    *,
+    sizes: str | Iterable[str | Size] | None = None,
+    cuts: Sequence[str] = ("prefix",),
+    k: int = 10,
+    seed: int = 0,
+    fit_texts: Sequence[str] = (),
+    query_prompt_name: str | None = None,
+    query_prompt: str | None = None,
+    corpus_prompt_name: str | None = None,
+    corpus_prompt: str | None = None,
+    ignore_identical_ids: bool = False,
+    chunk_size: int = 16_384,
+    batch_size: int = 64,
+    show_progress_bar: bool = False,
+) -> dict[str, dict[Size, Floats]]:
+    """Return the nDCG at k of every judged query at every size, for statistics over queries.
+
+    Queries are encoded once, documents once, chunk by chunk; only the best k of each query are kept, so
+    memory does not grow with the corpus. Of documents with the same cosine the one that stands earlier
+    in the corpus is ranked first.
+
+    Parameters
+    ----------
+    model
+        An `ElasticEncoder`; or a plain SentenceTransformer, which has its full depth only.
+    data
+        What `read_retrieval` gives.
+    sizes
+        As ``"1-6x8,16,32"``; by default those that the model shows.
+    cuts
+        One or more of ``"prefix"``, ``"pca"``, ``"random"``, all from the same pass.
+    k
+        How many places count.
+    seed
+        Chooses the coordinates of the random cut.
+    fit_texts
+        Texts on which a PCA cut is fitted; the first chunk of the corpus by default.
+    query_prompt_name, query_prompt, corpus_prompt_name, corpus_prompt
+        Prompts of the two sides, by name or as text, as in ``SentenceTransformer.encode``.
+    ignore_identical_ids
+        Set it where queries are themselves documents of the corpus (ArguAna, Quora): the document with
+        the id of the query is then never counted as found.
+    chunk_size
+        Documents encoded and scored together. Lower it when memory is short: one chunk takes
+        4 x chunk_size x width x layers bytes.
+    batch_size, show_progress_bar
+        As in ``SentenceTransformer.encode``.
+
+    Returns
+    -------
+    dict
+        Cut → size → float64 [judged queries], between 0 and 1, in the order of ``data.judged``.
+
+    Raises
+    ------
+    UserError
+        If the model lacks a size, or a cut is not known.
+    """
+    encoder = as_exits(model)
+    table = dims_by_layer(sizes_of(encoder, sizes))
+    options: dict[str, Any] = {
+        "layers": list(table),
+        "batch_size": batch_size,
+        "show_progress_bar": show_progress_bar,
+    }
+    corpus_options = {**options, "prompt_name": corpus_prompt_name, "prompt": corpus_prompt}
+    queries = encoder.exits(
+        [data.queries[query] for query in data.judged],
+        **options,
+        prompt_name=query_prompt_name,
+        prompt=query_prompt,
+    )
+    best = {(check_cut(cut), n): _Best(dims, k) for cut in cuts for n, dims in table.items()}
+    for kept in best.values():
+        kept.start(len(data.judged))
+    numbers = {key: number for number, key in enumerate(data.corpus)}
+    barred = np.array([numbers.get(q, -1) if ignore_identical_ids else -1 for q in data.judged])
+    fit = encoder.exits(list(fit_texts), **corpus_options) if fit_texts and "pca" in cuts else {}
+    for first, documents in _chunks(encoder, list(data.corpus.values()), chunk_size, corpus_options):
+        fit = fit or (documents if "pca" in cuts else {})
+        for (cut, n), kept in best.items():
+            turned = [turn(side[n], cut, fit=fit.get(n), seed=seed) for side in (queries, documents)]
+            kept.add(turned[0], turned[1], first, barred)
+    scores: dict[str, dict[Size, Floats]] = {cut: {} for cut in cuts}
+    for (cut, n), kept in best.items():
+        for dims, found in zip(kept.dims, kept.documents, strict=True):
+            scores[cut][Size(n, dims)] = _scores_of(data, found, barred, k)
+    return scores
+
+
+def _chunks(
+    encoder: Exits, texts: list[str], chunk_size: int, options: Mapping[str, Any]
+) -> Iterator[tuple[int, dict[int, Any]]]:
+    """Yield (number of the first document, its chunk's exits)."""
+    for first in range(0, len(texts), chunk_size):
+        yield first, encoder.exits(texts[first : first + chunk_size], **options)
+
+
+def _scores_of(data: RetrievalSet, found: Indices, barred: Indices, k: int) -> Floats:
+    documents = list(data.corpus)
+    scores = np.empty(len(found))
+    for row, query in enumerate(data.judged):
+        grades = data.relevance[query]
+        # A barred document is still among the k found where the corpus holds no others.
+        ranked = [grades.get(documents[i], 0) for i in found[row] if i != barred[row]]
+        scores[row] = ndcg(ranked, grades.values(), k)
+    return scores
+
+
+def retrieval_grids(
+    model: Any,
+    sets: Sequence[RetrievalSet],
+    *,
+    sizes: str | Iterable[str | Size] | None = None,
+    cuts: Sequence[str] = ("prefix",),
+    k: int = 10,
+    name: str = "",
+    **options: Any,
+) -> dict[str, Grid]:
+    """Evaluate a model on retrieval sets at every size; one grid per cut, all from the same pass.
+
+    Parameters
+    ----------
+    model, sizes, cuts, k
+        As in `retrieval_scores`.
+    sets
+        What `read_retrieval` gives, one or more.
+    name
+        Kept in the grids.
+    **options
+        The other arguments of `retrieval_scores`: ``seed``, prompts, ``batch_size`` …
+
+    Returns
+    -------
+    dict
+        Cut → `Grid` with metric ``ndcg@k``, times 100.
+    """
+    scores = {one.name: retrieval_scores(model, one, sizes=sizes, cuts=cuts, k=k, **options) for one in sets}
+    counts = {one.name: {"queries": len(one.judged), "documents": len(one.corpus)} for one in sets}
+    grids = {}
+    for cut in cuts:
+        columns = {
+            one: tuple(float(100 * values.mean()) for values in by_cut[cut].values())
+            for one, by_cut in scores.items()
+        }
+        used = tuple(next(iter(scores.values()))[cut])
+        grids[cut] = Grid(used, columns, f"ndcg@{k}", cut, name, {"counts": counts})
+    return grids
+
+
+def retrieval_grid(model: Any, sets: Sequence[RetrievalSet], *, cut: str = "prefix", **options: Any) -> Grid:
+    """Evaluate a model on retrieval sets at every size, with one cut: see `retrieval_grids`.
+
+    Examples
+    --------
+    >>> from matryoshka2d.default_model import default_model_path
+    >>> from matryoshka2d.encoder import ElasticEncoder
+    >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
+    >>> data = RetrievalSet("toy", {"a": "a cat", "b": "the sea"}, {"q": "kittens"}, {"q": {"a": 1}})
+    >>> retrieval_grid(encoder, [data], sizes="1,6x384").mean("6x384")
+    100.0
+    """
+    return retrieval_grids(model, sets, cuts=[cut], **options)[cut]

@@ -1,0 +1,269 @@
+"""Reading sentence-similarity sets: pairs of sentences with a gold score."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.evaluation.cosine import Floats
+
+PAPER_ORDER = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
+"""The seven sets of the 2DMSE and AnglE papers, in the order of their tables."""
+
+_SUFFIXES = (".tsv", ".csv", ".jsonl")
+_REQUIRED = ("score", "sentence1", "sentence2")
+_Row = tuple[int, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class StsSet:
+    """One sentence-similarity set.
+
+    Parameters
+    ----------
+    name
+        How it is shown: the name of its file without the suffix.
+    sentence1, sentence2
+        The two sides, of equal length.
+    gold
+        Float64 [pairs]: how similar people found them; any scale.
+
+    Raises
+    ------
+    UserError
+        If the lengths differ, or the gold never varies: no correlation exists then.
+
+    Examples
+    --------
+    >>> pairs = StsSet("toy", ("a", "b"), ("c", "d"), np.array([0.0, 5.0]))
+    >>> len(pairs)
+    2
+    """
+
+    name: str
+    sentence1: tuple[str, ...]
+    sentence2: tuple[str, ...]
+    gold: Floats
+
+    def __post_init__(self) -> None:
+        if not len(self.sentence1) == len(self.sentence2) == len(self.gold):
+            raise UserError(
+                f"set {self.name}: {len(self.sentence1)} and {len(self.sentence2)} sentences but "
+                f"{len(self.gold)} scores, expected as many of each"
+            )
+        if len(self.gold) == 0 or np.ptp(self.gold) == 0:
+            raise UserError(
+                f"set {self.name}: {len(self.gold)} pairs, all with the same score: expected at least two scores"
+            )
+
+    def __len__(self) -> int:
+        return len(self.gold)
+
+
+def read_sts(
+    path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], split: str | None = "test"
+) -> list[StsSet]:
+    """Read sentence-similarity sets from files or from a folder of them.
+
+    A file has the columns ``score``, ``sentence1`` and ``sentence2``, and may have ``split``; others are
+    not looked at. ``.tsv`` is tab-separated with a header line and no quoting, ``.csv`` is comma-separated
+    with a header line and the usual quoting, ``.jsonl`` has one object a line. The name of the set is the
+    name of the file.
+
+    Parameters
+    ----------
+    path
+        One file, several files, or a folder: all its files of these kinds. Of a folder, sets without
+        that split are left out; a file that is named must have it.
+    split
+        Rows of this split are read; None reads all rows. A file without a ``split`` column is read whole.
+
+    Returns
+    -------
+    list of StsSet
+        From a folder: sts12 to sts16, stsb, sickr first, then others by name. Files: in the order given.
+
+    Raises
+    ------
+    UserError
+        One line that names file and line, if something is missing, empty or not a number.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> text = "score\\tsentence1\\tsentence2\\n5\\ta cat\\tone cat\\n0\\ta cat\\tthe sea\\n"
+    >>> _ = (folder / "toy.tsv").write_text(text)
+    >>> [(pairs.name, len(pairs)) for pairs in read_sts(folder)]
+    [('toy', 2)]
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        sets = [_read_set(Path(file), split) for file in path]
+    elif Path(path).is_dir():
+        sets = _read_folder(Path(path), split)
+    else:
+        sets = [_read_set(Path(path), split)]
+    _check_names(sets)
+    return sets
+
+
+def _read_folder(folder: Path, split: str | None) -> list[StsSet]:
+    files = sorted((f for f in folder.iterdir() if f.suffix in _SUFFIXES), key=_paper_order)
+    if not files:
+        raise UserError(f"no STS file in {folder}: expected files that end in {', '.join(_SUFFIXES)}")
+    rows = {file: list(_rows(file)) for file in files}
+    with_split = [file for file in files if not rows[file] or _of_split(rows[file], split)]
+    if not with_split:
+        raise _no_split(folder, [row for file in files for row in rows[file]], split)
+    return [_to_set(file, rows[file], split) for file in with_split]
+
+
+def _paper_order(file: Path) -> tuple[int, str]:
+    known = file.stem in PAPER_ORDER
+    return (PAPER_ORDER.index(file.stem) if known else len(PAPER_ORDER), file.name)
+
+
+def _read_set(file: Path, split: str | None) -> StsSet:
+    if not file.exists():
+        raise UserError(f"{file} does not exist: expected an STS file or a folder of them")
+    if file.suffix not in _SUFFIXES:
+        raise UserError(f"{file}: expected a file that ends in {', '.join(_SUFFIXES)}")
+    return _to_set(file, list(_rows(file)), split)
+
+
+def _to_set(file: Path, rows: list[_Row], split: str | None) -> StsSet:
+    if not rows:
+        raise UserError(f"{file} has no rows: expected a header line and one pair of sentences a line")
+    chosen = _of_split(rows, split)
+    if not chosen:
+        raise _no_split(file, rows, split)
+    return StsSet(
+        file.stem,
+        tuple(_text(file, line, row, "sentence1") for line, row in chosen),
+        tuple(_text(file, line, row, "sentence2") for line, row in chosen),
+        np.array([_score(file, line, row) for line, row in chosen]),
+    )
+
+
+def _of_split(rows: list[_Row], split: str | None) -> list[_Row]:
+    """Return the rows of a split; a row that names none belongs to every split."""
+    return [(line, row) for line, row in rows if split is None or row.get("split", split) == split]
+
+
+def _no_split(place: Path, rows: list[_Row], split: str | None) -> UserError:
+    splits = sorted({str(row["split"]) for _, row in rows if "split" in row})
+    hint = did_you_mean(str(split), splits)
+    return UserError(
+        f"no row with split '{split}' in {place}: the splits there are {', '.join(splits)}.{hint}"
+    )
+
+
+def _text(file: Path, line: int, row: Mapping[str, Any], column: str) -> str:
+    text = row[column]
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"{file} line {line}: {column} is empty, expected a sentence")
+    return text
+
+
+def _score(file: Path, line: int, row: Mapping[str, Any]) -> float:
+    try:
+        score = float(row["score"])
+    except (TypeError, ValueError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise UserError(f"{file} line {line}: score '{row['score']}' is not a number")
+    return score
+
+
+def _check_names(sets: list[StsSet]) -> None:
+    names = [pairs.name for pairs in sets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"two sets are called '{twice[0]}': rename one of the files")
+
+
+def _rows(file: Path) -> Iterator[_Row]:
+    """Yield (line number, column → value), the columns checked."""
+    readers: dict[str, Callable[[Path, str], Iterator[_Row]]] = {
+        ".tsv": _tsv_rows,
+        ".csv": _csv_rows,
+        ".jsonl": json_lines,
+    }
+    for line, row in readers[file.suffix](file, read_text(file)):
+        missing = [column for column in _REQUIRED if column not in row]
+        if missing:
+            raise UserError(
+                f"{file} line {line}: no column '{missing[0]}', expected {', '.join(_REQUIRED)} and maybe split"
+            )
+        yield line, row
+
+
+def _tsv_rows(file: Path, text: str) -> Iterator[_Row]:
+    header: list[str] = []
+    # Not splitlines(): a sentence may hold one of the rarer line separators of Unicode.
+    for line, content in enumerate(text.split("\n"), start=1):
+        fields = content.removesuffix("\r").split("\t")
+        if not header:
+            header = _header(file, fields)
+        elif content.strip():
+            yield line, _named(file, line, header, fields)
+
+
+def _csv_rows(file: Path, text: str) -> Iterator[_Row]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header: list[str] = []
+    for fields in reader:
+        if not header:
+            header = _header(file, fields)
+        elif fields:
+            yield reader.line_num, _named(file, reader.line_num, header, fields)
+
+
+def _header(file: Path, fields: list[str]) -> list[str]:
+    missing = [column for column in _REQUIRED if column not in fields]
+    if missing:
+        raise UserError(
+            f"{file} line 1: no column '{missing[0]}' in the header, expected {', '.join(_REQUIRED)} "
+            f"and maybe split, found {', '.join(fields)}"
+        )
+    return fields
+
+
+def _named(file: Path, line: int, header: list[str], fields: list[str]) -> dict[str, str]:
+    if len(fields) != len(header):
+        raise UserError(f"{file} line {line}: {len(fields)} columns, expected {len(header)} as in the header")
+    return dict(zip(header, fields, strict=True))
+
+
+def json_lines(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yield (line number, object) for every line that is not blank."""
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file} line {line}: not JSON ({error.msg})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{file} line {line}: expected a JSON object such as {{...}}")
+        yield line, row
+
+
+def read_text(file: Path) -> str:
+    """Return the text of a UTF-8 file, without the mark that some editors put first."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error

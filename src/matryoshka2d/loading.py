@@ -1,0 +1,150 @@
+"""Finding a model and telling a user in one line why it cannot be loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from matryoshka2d.architectures import architecture_of, cut_config
+from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.size import Size
+
+POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "model*.bin")
+_HUB_ARGUMENTS = ("token", "cache_folder", "revision", "local_files_only")
+
+
+def check_model(name: str) -> str:
+    """Return the name if it can be a model: a folder with a config and weights, or a hub name.
+
+    Raises
+    ------
+    UserError
+        If it is a missing path, a file, or a folder without a config or weights.
+    """
+    path = Path(name)
+    if path.is_dir():
+        _check_folder(path)
+    elif path.is_file():
+        raise UserError(f"{name} is a file: expected the folder of a model, or a hub name such as owner/name")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        nearby = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"model folder {name} does not exist.{did_you_mean(path.name, nearby)}")
+    return name
+
+
+def _check_folder(path: Path) -> None:
+    if not any((path / file).is_file() for file in ("modules.json", "config.json")):
+        raise UserError(f"{path} is not a model: expected modules.json or config.json in it")
+    weights = [file for pattern in _WEIGHTS for file in path.rglob(pattern)]
+    if not any("exit_heads" not in file.parts for file in weights):
+        raise UserError(
+            f"{path} has no weights: expected model.safetensors in it; was the download complete?"
+        )
+
+
+def init_arguments(
+    name: str, size: Size | None, pooling: str | None, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments with which SentenceTransformer loads this model.
+
+    A size cuts the config, so that deeper layers are never built or read; a pooling is put behind a
+    plain transformers checkpoint.
+    """
+    kwargs = dict(kwargs)
+    try:
+        config_kwargs = {**(kwargs.pop("config_kwargs", None) or {}), **_shallow_config(name, size, kwargs)}
+        if pooling is None:
+            return {"model_name_or_path": name, "config_kwargs": config_kwargs or None, **kwargs}
+        return {"modules": _pooled_modules(name, pooling, config_kwargs, kwargs), **kwargs}
+    except OSError as error:
+        raise UserError(_not_found(name, error)) from error
+
+
+@contextlib.contextmanager
+def without_load_report(shallow: bool) -> Iterator[None]:
+    """Keep transformers from reporting the deeper layers, which are left on disk on purpose."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def wanted(entry: logging.LogRecord) -> bool:
+        return "UNEXPECTED" not in entry.getMessage()
+
+    if shallow:
+        logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+def _not_found(name: str, error: OSError) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"model '{name}' cannot be loaded: no such folder, and the hub did not give it ({reason})"
+
+
+def _shallow_config(name: str, size: Size | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    if size is None:
+        return {}
+    from transformers import AutoConfig
+
+    folder = _transformer_folder(name, kwargs)
+    config = AutoConfig.from_pretrained(name, subfolder=folder, **_hub(kwargs, cache="cache_dir"))
+    architecture_of(config)
+    size.check(config.num_hidden_layers, size.dims)
+    return cut_config(config, size.layers)
+
+
+def _transformer_folder(name: str, kwargs: dict[str, Any]) -> str:
+    listing = elastic_file(name, "modules.json", kwargs)
+    if listing is None:
+        return ""
+    return str(json.loads(listing.read_text(encoding="utf-8"))[0]["path"])
+
+
+def _pooled_modules(
+    name: str, pooling: str, config_kwargs: dict[str, Any], kwargs: dict[str, Any]
+) -> list[Any]:
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    if pooling not in POOLINGS:
+        known = ", ".join(POOLINGS)
+        raise UserError(
+            f"pooling '{pooling}' is not known: expected one of {known}.{did_you_mean(pooling, POOLINGS)}"
+        )
+    if elastic_file(name, "modules.json", kwargs) is not None:
+        raise UserError(f"{name} has a pooling of its own: leave out the pooling '{pooling}'")
+    hub = _hub(kwargs, cache="cache_dir")
+    cache = {"cache_dir": hub.pop("cache_dir")} if "cache_dir" in hub else {}
+    given = {key: {**hub, **(kwargs.pop(key, None) or {})} for key in ("model_kwargs", "processor_kwargs")}
+    for key in (*_HUB_ARGUMENTS, "trust_remote_code"):
+        kwargs.pop(key, None)
+    transformer = Transformer(name, config_kwargs={**hub, **config_kwargs}, **given, **cache)
+    return [transformer, Pooling(transformer.get_embedding_dimension(), POOLINGS[pooling])]
+
+
+def _hub(kwargs: dict[str, Any], cache: str = "cache_folder") -> dict[str, Any]:
+    named = {key: kwargs[key] for key in _HUB_ARGUMENTS if kwargs.get(key) is not None}
+    if "cache_folder" in named:
+        named[cache] = named.pop("cache_folder")
+    return named
+
+
+def elastic_file(name: str, file: str, kwargs: dict[str, Any]) -> Path | None:
+    """Return the local path of one file of a model folder or hub model, or None if it has no such file."""
+    from sentence_transformers.util import load_file_path
+
+    path = load_file_path(name, file, **_hub(kwargs))
+    return None if path is None else Path(path)
+
+
+def elastic_folder(name: str, folder: str, kwargs: dict[str, Any]) -> Path | None:
+    """Return the local path of one folder of a model folder or hub model, or None if it has none."""
+    from sentence_transformers.util import load_dir_path
+
+    path = load_dir_path(name, folder, **_hub(kwargs))
+    return None if path is None or not Path(path).is_dir() else Path(path)

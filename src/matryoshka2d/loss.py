@@ -1,0 +1,170 @@
+"""ElasticLoss: an objective at the sizes that a strategy names, from one pass of the encoder a step.
+
+>>> from matryoshka2d.encoder import ElasticEncoder
+>>> from matryoshka2d.default_model import default_model_path
+>>> encoder = ElasticEncoder(default_model_path(), device="cpu")
+>>> loss = ElasticLoss(encoder, objective="infonce", strategy="2dmse")
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.errors import UserError
+from matryoshka2d.merged import ROWS_PER_GROUP, exit_columns
+from matryoshka2d.objectives import Objective, make_objective
+from matryoshka2d.strategies import DEFAULT_STRATEGY, make_strategy
+from matryoshka2d.strategies.base import Columns, Shape, StepPlan, Strategy
+
+TeacherLookup = Callable[[Tensor], Tensor]
+"""Row numbers int64 [batch] → the teacher's vectors float32 [batch, columns, width]."""
+
+
+class ElasticLoss(nn.Module):
+    """A loss for `SentenceTransformerTrainer` that makes an `ElasticEncoder` good at many sizes.
+
+    Parameters
+    ----------
+    model
+        The encoder to train.
+    objective
+        A name from `matryoshka2d.objectives.OBJECTIVES` or an objective: what is computed on a size.
+    strategy
+        A name from `matryoshka2d.strategies.STRATEGIES` or a strategy: which sizes a step trains.
+    seed
+        Together with the step number it fixes which sizes a sampling strategy draws.
+    teacher
+        Only for the distillation objective: a lookup that turns the batch's labels, which are then row
+        numbers, into teacher vectors. Without one the model's own full size, detached, is the teacher.
+    rows_per_group
+        Texts that run through the encoder together; see `matryoshka2d.merged`.
+
+    Examples
+    --------
+    >>> from sentence_transformers import SentenceTransformerTrainer
+    >>> def train(encoder, dataset):
+    ...     return SentenceTransformerTrainer(encoder, train_dataset=dataset, loss=ElasticLoss(encoder))
+    """
+
+    def __init__(
+        self,
+        model: ElasticEncoder,
+        objective: str | Objective = "infonce",
+        strategy: str | Strategy = DEFAULT_STRATEGY,
+        *,
+        seed: int = 0,
+        teacher: TeacherLookup | None = None,
+        rows_per_group: int = ROWS_PER_GROUP,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, ElasticEncoder):
+            raise UserError(f"ElasticLoss trains an ElasticEncoder, not a {type(model).__name__}")
+        self.model = model
+        self.objective = make_objective(objective) if isinstance(objective, str) else objective
+        self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
+        self.shape = Shape(model.depth, model.width)
+        self.as_output = model.ends_in_normalize
+        self.seed = seed
+        self.step = 0
+        self.teacher = teacher
+        self.rows_per_group = rows_per_group
+
+    def plan(self) -> StepPlan:
+        """Return the plan of the current step: a function of the seed and the step number alone."""
+        return self.strategy.plan(self.shape, random.Random(f"{self.seed}/{self.step}"))
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
+        """Return the loss of one batch.
+
+        Parameters
+        ----------
+        sentence_features
+            One dict of tensors [batch, tokens] for every text column.
+        labels
+            What the objective compares with, if anything.
+        """
+        columns = list(sentence_features)
+        plan = self.plan()
+        self.step += int(self.training)
+        needs_own_teacher = self.objective.needs_teacher and self.teacher is None
+        layers = sorted({*plan.layers(), *([self.shape.layers] if needs_own_teacher else [])})
+        exits = exit_columns(self.model, columns, layers, self.rows_per_group)
+        device = exits[layers[-1]][0].device
+        with torch.autocast(device.type, enabled=False):
+            return step_loss(plan, exits, self.objective, self._targets(exits, labels), self.as_output)
+
+    def _targets(self, exits: Mapping[int, Columns], labels: Tensor | None) -> Tensor | None:
+        if not self.objective.needs_teacher:
+            return labels
+        if self.teacher is None:
+            return torch.stack([column.detach() for column in exits[self.shape.layers]], dim=1)
+        if labels is None:
+            raise UserError("distillation from a teacher needs a label column with the row numbers")
+        return self.teacher(labels)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return what the model card says about this loss."""
+        return {"objective": repr(self.objective), "strategy": repr(self.strategy), "seed": self.seed}
+
+    @property
+    def citation(self) -> str:
+        """The paper whose method this is."""
+        return (
+            "@misc{li2024matryoshka2d,\n"
+            "    title={2D Matryoshka Sentence Embeddings},\n"
+            "    author={Xianming Li and Zongxi Li and Jing Li and Haoran Xie and Qing Li},\n"
+            "    year={2024},\n    eprint={2402.14776},\n    archivePrefix={arXiv}\n}\n"
+        )
+
+
+def step_loss(
+    plan: StepPlan,
+    exits: Mapping[int, Columns],
+    objective: Objective,
+    labels: Tensor | None,
+    normalised_output: bool,
+) -> Tensor:
+    """Carry a plan out on vectors.
+
+    Parameters
+    ----------
+    plan
+        The terms and pulls of the step.
+    exits
+        layer → one float tensor [batch, width] per column, neither cut nor normalised.
+    objective, labels
+        What is computed at every term.
+    normalised_output
+        Whether the model itself returns unit vectors; pulls marked `as_output` then see those.
+
+    Returns
+    -------
+    Tensor
+        The scalar sum of all weighted terms and pulls.
+    """
+    total = torch.zeros((), device=exits[plan.layers()[0]][0].device)
+    for term in plan.terms:
+        total = total + term.weight * objective(_prefix(exits[term.layers], term.dims), labels)
+    for pull in plan.pulls:
+        student, teacher = (exits[n] for n, _ in (pull.student, pull.teacher))
+        if pull.detach:
+            teacher = [column.detach() for column in teacher]
+        if pull.as_output and normalised_output:
+            student, teacher = _unit(student), _unit(teacher)
+        aligned = pull.alignment(_prefix(student, pull.student[1]), _prefix(teacher, pull.teacher[1]))
+        total = total + pull.weight * aligned
+    return total
+
+
+def _prefix(columns: Columns, dims: int) -> list[Tensor]:
+    return [column[:, :dims] for column in columns]
+
+
+def _unit(columns: Columns) -> list[Tensor]:
+    return [nn.functional.normalize(column, dim=-1) for column in columns]

@@ -1,0 +1,159 @@
+"""What a training run is made of: one documented field a choice, shared by Python, YAML and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from matryoshka2d.errors import UserError, did_you_mean
+
+
+def _choice(default: Any, help: str) -> Any:
+    """Return a dataclass field with its help text; mutable defaults are copied for every instance."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Every choice of a training run; each field's help says the default and when to change it.
+
+    Raises
+    ------
+    UserError
+        If a number is out of range, or a needed field is missing.
+
+    Examples
+    --------
+    >>> options = TrainingOptions(data=["pairs.jsonl"], output="my-model")
+    >>> options.batch_size, options.strategy
+    (64, 'all-sizes')
+    """
+
+    model: str = _choice("default", "Model to start from: a folder, a hub name, or 'default' (all-MiniLM-L6-v2).")
+    data: list[str] = _choice(
+        [], "Training data: JSONL, CSV, TSV, Parquet, text (one a line) or a hub data set; repeat to mix several."
+    )
+    output: str = _choice("", "Folder that the trained model is written to.")
+    columns: dict[str, str] = _choice(
+        {}, "Names of the columns, if they are not recognised, as anchor=question,positive=answer."
+    )
+    limit: int | None = _choice(None, "Use only the first so many rows of every file.")
+    objective: str | None = _choice(
+        None, "What is learnt on a size: infonce, cosent, angle, distillation. Default: what fits the data."
+    )
+    objective_options: dict[str, str] = _choice({}, "Options of the objective, as scale=20.")
+    strategy: str = _choice(
+        "all-sizes", "Which sizes a step trains: all-sizes, 2dmse, mrl, ese, starbucks, matryoshka2d, full."
+    )
+    strategy_options: dict[str, str] = _choice({}, "Options of the strategy, as layers_per_step=2,temperature=1.")
+    heads: bool | None = _choice(
+        None, "Give inner exits a light linear head. Default: yes for all-sizes, no for the published methods."
+    )
+    pooling: str | None = _choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
+    teacher: str | None = _choice(
+        None,
+        "For distillation from text: 'self' (the full size as it is being trained), 'original' (the model as it "
+        "was, so that existing indexes stay valid), or another model. Default: original.",
+    )
+    epochs: float = _choice(1.0, "Passes over the data.")
+    batch_size: int = _choice(64, "Rows a step. Larger gives more in-batch negatives and needs more memory.")
+    learning_rate: float | None = _choice(
+        None, "Rate of the lowest layer. Default: 3e-4 for all-sizes, 1e-4 for the other 2D strategies, 2e-5 else."
+    )
+    top_learning_rate: float | None = _choice(
+        None, "Rate of the highest layer; layers between fall geometrically. Default: a tenth for all-sizes, else equal."
+    )
+    head_learning_rate: float = _choice(1e-3, "Rate of the exit heads.")
+    warmup: float = _choice(0.1, "Share of the steps over which the rates rise.")
+    weight_decay: float = _choice(0.01, "Weight decay of AdamW.")
+    max_length: int = _choice(128, "Tokens a text; longer texts are cut. Raise it for documents.")
+    dropout: float | None = _choice(None, "Dropout while training. Default: what the model's config says.")
+    precision: str = _choice("auto", "auto, bf16, fp16 or fp32; auto is bf16 where the processor has units for it.")
+    gradient_accumulation: int = _choice(1, "Steps whose gradients are added up before the weights move.")
+    seed: int = _choice(0, "Seed of everything: data order, dropout, sampled sizes.")
+    dev: str | None = _choice(None, "STS file or folder whose dev split picks the best checkpoint over the whole grid.")
+    dev_sizes: str | None = _choice(None, "Sizes judged on dev, as 1-6x32,128,384. Default: those that are trained.")
+    evaluations: int = _choice(4, "How often a run looks at dev and saves a checkpoint.")
+    checkpoints: bool = _choice(True, "Save checkpoints beside the output, so that a killed run can resume.")
+    resume: bool = _choice(False, "Go on from the last complete checkpoint of the same output.")
+    overwrite: bool = _choice(False, "Replace the output if it exists.")
+    device: str | None = _choice(None, "cpu, cuda, mps. Default: the best there is.")
+    report_to: str = _choice("none", "none, tensorboard, wandb …: where the trainer logs to.")
+    push_to_hub: str | None = _choice(None, "Hub name (owner/name) to upload the result to.")
+
+    def __post_init__(self) -> None:
+        _check_range("batch_size", self.batch_size, 2, None)
+        _check_range("epochs", self.epochs, 0.0, None)
+        _check_range("max_length", self.max_length, 2, None)
+        _check_range("warmup", self.warmup, 0.0, 1.0)
+        _check_range("evaluations", self.evaluations, 1, None)
+        _check_range("gradient_accumulation", self.gradient_accumulation, 1, None)
+        if self.dropout is not None:
+            _check_range("dropout", self.dropout, 0.0, 0.99)
+        if self.limit is not None:
+            _check_range("limit", self.limit, 1, None)
+        for name in ("learning_rate", "top_learning_rate", "head_learning_rate"):
+            if getattr(self, name) is not None:
+                _check_range(name, getattr(self, name), 0.0, None)
+
+    def check_complete(self) -> None:
+        """Raise a `UserError` unless data and output are named."""
+        if not self.data:
+            raise UserError("no training data: expected at least one file or hub data set, as --data pairs.jsonl")
+        if not self.output:
+            raise UserError("no output: expected the folder to write the model to, as --output my-model")
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the checkpoints of this output are kept while it is being trained."""
+        path = Path(self.output)
+        return path.with_name(f"{path.name}.checkpoints")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str) -> TrainingOptions:
+        """Build options from a mapping such as a YAML file.
+
+        Raises
+        ------
+        UserError
+            If a key is unknown or a value has the wrong type; `source` is named in the message.
+        """
+        known = {f.name: f for f in fields(cls)}
+        clean = {str(key).replace("-", "_"): value for key, value in values.items()}
+        for key in clean:
+            if key not in known:
+                raise UserError(f"{source}: unknown option '{key}'.{did_you_mean(key, known)}")
+        return cls(**{key: _typed(key, str(known[key].type), value, source) for key, value in clean.items()})
+
+
+def _check_range(name: str, value: float, low: float, high: float | None) -> None:
+    if value < low or (high is not None and value > high) or value != value:
+        upper = "" if high is None else f" and at most {high}"
+        raise UserError(f"{name} is {value}: expected at least {low}{upper}")
+
+
+def _typed(key: str, annotation: str, value: Any, source: str) -> Any:
+    if value is None and "None" in annotation:
+        return None
+    kind = annotation.split(" | ")[0]
+    if kind.startswith("list"):
+        return [str(item) for item in (value if isinstance(value, list) else [value])]
+    if kind.startswith("dict"):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{source}: option '{key}' is {value!r}: expected names and values")
+        return {str(name): str(item) for name, item in value.items()}
+    if kind == "float" and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        # YAML reads 3e-4 as text.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif (kind == "int" and isinstance(value, int) and not isinstance(value, bool)) or (
+        kind == "bool" and isinstance(value, bool)
+    ) or (kind == "str" and isinstance(value, (str, int, float))):
+        return value if kind != "str" else str(value)
+    raise UserError(f"{source}: option '{key}' is {value!r}: expected {kind}")

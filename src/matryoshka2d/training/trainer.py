@@ -1,0 +1,61 @@
+"""sentence-transformers' trainer, with checkpoints that are either whole or not there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformerTrainer
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+
+from matryoshka2d.loss import ElasticLoss
+
+_STAGING = "unfinished"
+
+
+class ElasticTrainer(SentenceTransformerTrainer):
+    """A trainer whose checkpoints are staged under another name and renamed when complete."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        run = Path(self.args.output_dir)
+        staging = run / _STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        name = f"checkpoint-{self.state.global_step}"
+        # The state is written together with the checkpoint: it must name the best one by its final path.
+        self.state.best_model_checkpoint = self._best(run)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.args.output_dir = str(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+            self.state.best_model_checkpoint = self._best(run)
+            self.state.save_to_json(str(staging / name / "trainer_state.json"))
+        finally:
+            self.args.output_dir = str(run)
+            self.args.save_total_limit = limit
+        shutil.rmtree(run / name, ignore_errors=True)
+        (staging / name).rename(run / name)
+        rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=self._best(run))
+
+    def _best(self, run: Path) -> str | None:
+        step = self.state.best_global_step
+        return str(run / f"checkpoint-{step}") if step else None
+
+
+def last_complete_checkpoint(run: Path) -> str | None:
+    """Return the newest complete checkpoint of a run, or None; unfinished ones are not looked at."""
+    return get_last_checkpoint(str(run)) if run.is_dir() else None
+
+
+class StepOfLoss(TrainerCallback):
+    """Tell the losses the step number, so that a resumed run samples the sizes an unbroken one would."""
+
+    def __init__(self, losses: list[ElasticLoss], accumulation: int) -> None:
+        self.losses = losses
+        self.accumulation = accumulation
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Set the number of the batch that comes next."""
+        for loss in self.losses:
+            loss.step = state.global_step * self.accumulation

@@ -1,0 +1,43 @@
+"""What every test shares: quiet libraries, no network, two threads, the real MiniLM."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import pytest
+import transformers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> None:
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """Return the folder of the real all-MiniLM-L6-v2."""
+    from matryoshka2d.default_model import default_model_path
+
+    return default_model_path()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep teachers' vectors of tests out of the user's cache."""
+    monkeypatch.setenv("MATRYOSHKA2D_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def sts_folder() -> Path:
+    """Return the folder of the real STS files, or skip."""
+    folder = os.environ.get("MATRYOSHKA2D_STS")
+    if not folder:
+        pytest.skip("MATRYOSHKA2D_STS does not name a folder")
+    return Path(folder)
