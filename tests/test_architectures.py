@@ -47,9 +47,7 @@ def mean_pooled(model: torch.nn.Module, features: dict[str, torch.Tensor]) -> np
 
 @EVERY
 @SIDES
-def test_exit_n_equals_the_model_cut_to_n_layers(
-    tmp_path: Path, model_type: str, padding_side: str
-) -> None:
+def test_exit_n_equals_the_model_cut_to_n_layers(tmp_path: Path, model_type: str, padding_side: str) -> None:
     folder = tiny.checkpoint(tmp_path, model_type, padding_side)
     encoder = ElasticEncoder(folder, pooling="mean", device="cpu")
     features = encoder.preprocess(tiny.TEXTS)

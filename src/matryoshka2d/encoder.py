@@ -30,7 +30,7 @@ _HEADS = "exit_heads"
 _RECORD = "elastic.json"
 
 
-class ElasticEncoder(SentenceTransformer):  # type: ignore[misc]
+class ElasticEncoder(SentenceTransformer):
     """One model, any depth, any width.
 
     Parameters
@@ -74,7 +74,7 @@ class ElasticEncoder(SentenceTransformer):  # type: ignore[misc]
         wanted = None if size is None else Size.parse(size)
         if model_name_or_path is not None:
             name = loading.check_model(str(model_name_or_path))
-            with loading.without_load_report(shallow=wanted is not None):
+            with loading.in_one_line(name), loading.without_load_report(shallow=wanted is not None):
                 super().__init__(**loading.init_arguments(name, wanted, pooling, kwargs))
         else:
             super().__init__(**kwargs)
@@ -418,7 +418,7 @@ def _unlist_heads(folder: Path) -> None:
     listing = folder / "modules.json"
     modules: Iterable[dict[str, Any]] = json.loads(listing.read_text(encoding="utf-8"))
     kept = [module for module in modules if module["name"] != _HEADS]
-    (heads,) = [module for module in modules if module["name"] == _HEADS] or [None]
+    heads = next((module for module in modules if module["name"] == _HEADS), None)
     target = folder / _HEADS
     if target.exists():
         shutil.rmtree(target)

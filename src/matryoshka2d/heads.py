@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sentence_transformers.base.modules import Dense
@@ -41,24 +41,24 @@ class ExitHeads(nn.Module):
     def at(self, layers: int) -> Dense | None:
         """Return the head of an exit, or None if that exit has none."""
         name = str(layers)
-        return self.dense[name] if name in self.dense else None
+        return cast(Dense, self.dense[name]) if name in self.dense else None
 
     def apply_to(self, vectors: Tensor, layers: int) -> Tensor:
         """Return the vectors [batch, width] of an exit as its head turns them."""
         head = self.at(layers)
-        return vectors if head is None else head.linear(vectors)
+        return vectors if head is None else cast(Tensor, head.linear(vectors))
 
     def keep(self, layers: int) -> None:
         """Drop the heads of deeper exits, for an encoder that has only the first layers."""
         for name in [name for name in self.dense if int(name) > layers]:
             del self.dense[name]
 
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+    def save(self, output_path: str, *, safe_serialization: bool = True) -> None:
         """Write every head as a stock Dense module in a folder named after its layer."""
         for name, head in self.dense.items():
             folder = Path(output_path) / name
             folder.mkdir(parents=True, exist_ok=True)
-            head.save(str(folder), safe_serialization=safe_serialization)
+            cast(Dense, head).save(str(folder), safe_serialization=safe_serialization)
 
     @classmethod
     def load(cls, folder: Path) -> ExitHeads:

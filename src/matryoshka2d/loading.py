@@ -56,13 +56,25 @@ def init_arguments(
     plain transformers checkpoint.
     """
     kwargs = dict(kwargs)
+    config_kwargs = {**(kwargs.pop("config_kwargs", None) or {}), **_shallow_config(name, size, kwargs)}
+    if pooling is None:
+        return {"model_name_or_path": name, "config_kwargs": config_kwargs or None, **kwargs}
+    return {"modules": _pooled_modules(name, pooling, config_kwargs, kwargs), **kwargs}
+
+
+@contextlib.contextmanager
+def in_one_line(name: str) -> Iterator[None]:
+    """Turn what the libraries say of a model that they cannot load into one line."""
+    from safetensors import SafetensorError
+
     try:
-        config_kwargs = {**(kwargs.pop("config_kwargs", None) or {}), **_shallow_config(name, size, kwargs)}
-        if pooling is None:
-            return {"model_name_or_path": name, "config_kwargs": config_kwargs or None, **kwargs}
-        return {"modules": _pooled_modules(name, pooling, config_kwargs, kwargs), **kwargs}
-    except OSError as error:
-        raise UserError(_not_found(name, error)) from error
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        place = "" if Path(name).is_dir() else "no such folder, and the hub did not give it: "
+        raise UserError(f"model '{name}' cannot be loaded: {place}{words[0]}") from error
 
 
 @contextlib.contextmanager
@@ -79,11 +91,6 @@ def without_load_report(shallow: bool) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(wanted)
-
-
-def _not_found(name: str, error: OSError) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"model '{name}' cannot be loaded: no such folder, and the hub did not give it ({reason})"
 
 
 def _shallow_config(name: str, size: Size | None, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.merged import ROWS_PER_GROUP, exit_columns
-from matryoshka2d.objectives import Objective, make_objective
+from matryoshka2d.objectives import DataFormat, Objective, make_objective
 from matryoshka2d.strategies import DEFAULT_STRATEGY, make_strategy
 from matryoshka2d.strategies.base import Columns, Shape, StepPlan, Strategy
 
@@ -68,6 +68,7 @@ class ElasticLoss(nn.Module):
         self.model = model
         self.objective = make_objective(objective) if isinstance(objective, str) else objective
         self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
+        self.distils = DataFormat.TEXT in self.objective.formats
         self.shape = Shape(model.depth, model.width)
         self.as_output = model.ends_in_normalize
         self.seed = seed
@@ -92,7 +93,7 @@ class ElasticLoss(nn.Module):
         columns = list(sentence_features)
         plan = self.plan()
         self.step += int(self.training)
-        needs_own_teacher = self.objective.needs_teacher and self.teacher is None
+        needs_own_teacher = self.distils and self.teacher is None
         layers = sorted({*plan.layers(), *([self.shape.layers] if needs_own_teacher else [])})
         exits = exit_columns(self.model, columns, layers, self.rows_per_group)
         device = exits[layers[-1]][0].device
@@ -100,12 +101,12 @@ class ElasticLoss(nn.Module):
             return step_loss(plan, exits, self.objective, self._targets(exits, labels), self.as_output)
 
     def _targets(self, exits: Mapping[int, Columns], labels: Tensor | None) -> Tensor | None:
-        if not self.objective.needs_teacher:
+        if not self.distils:
             return labels
         if self.teacher is None:
             return torch.stack([column.detach() for column in exits[self.shape.layers]], dim=1)
         if labels is None:
-            raise UserError("distillation from a teacher needs a label column with the row numbers")
+            raise UserError("distillation from a teacher needs a label column that holds the row numbers")
         return self.teacher(labels)
 
     def get_config_dict(self) -> dict[str, Any]:

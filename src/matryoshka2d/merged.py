@@ -47,7 +47,7 @@ def exit_columns(
         vectors = _run_in_groups(run, merged, layers, rows_per_group)
         sizes = [len(columns[i]["attention_mask"]) for i in members]
         for n in layers:
-            for i, part in zip(members, vectors[n].split(sizes), strict=True):
+            for i, part in zip(members, torch.split(vectors[n], sizes), strict=True):
                 results[n][i] = part
     return results
 
@@ -77,13 +77,14 @@ def _is_token_tensor(column: Features, value: Any) -> bool:
 
 def _pad(column: Features, key: str, width: int) -> Tensor:
     """Return a tensor [batch, tokens] padded to `width` on the side on which it is padded already."""
-    value, mask = column[key], column["attention_mask"]
+    value: Tensor = column[key]
+    mask: Tensor = column["attention_mask"]
     missing = width - value.shape[1]
     if missing == 0:
         return value
     on_left = bool((mask[:, -1] == 1).all()) and not bool((mask[:, 0] == 1).all())
     # Any padded position holds what the tokenizer pads with; a batch without one is masked all the same.
-    padded = value[mask == 0]
+    padded: Tensor = value[mask == 0]
     fill = padded[0].item() if padded.numel() else 0
     return torch.nn.functional.pad(value, (missing, 0) if on_left else (0, missing), value=fill)
 

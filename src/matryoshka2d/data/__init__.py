@@ -1,0 +1,72 @@
+"""Training data, from a file to the batches of a step.
+
+`formats` knows the four forms of training data (scored pairs, positive pairs, triplets, texts) and
+recognises them by the names of their columns. `read_rows` reads a file of any kind, or a data set of the
+hub, checks every row, and returns a `datasets.Dataset` in canonical columns; `read_mixture` does so for
+several. During training, `DistinctRowsBatchSampler` keeps rows that share a text or a group out of one
+batch, and `GroupDroppingCollator` keeps the group away from the model.
+
+The names are imported when they are first used: reading needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matryoshka2d.data.batching import DistinctRowsBatchSampler, GroupDroppingCollator
+    from matryoshka2d.data.formats import (
+        FORMATS,
+        GROUP,
+        NO_GROUP,
+        POSITIVE_PAIRS,
+        SCORE,
+        SCORED_PAIRS,
+        TEXTS,
+        TRIPLETS,
+        Format,
+        format_of,
+        recognise,
+        text_columns,
+    )
+    from matryoshka2d.data.mixing import Mixture, read_mixture
+    from matryoshka2d.data.readers import is_hub_name, read_rows
+
+_HOMES = {
+    "batching": ("DistinctRowsBatchSampler", "GroupDroppingCollator"),
+    "formats": (
+        *("FORMATS", "GROUP", "NO_GROUP", "POSITIVE_PAIRS", "SCORE", "SCORED_PAIRS", "TEXTS", "TRIPLETS"),
+        *("Format", "format_of", "recognise", "text_columns"),
+    ),
+    "mixing": ("Mixture", "read_mixture"),
+    "readers": ("is_hub_name", "read_rows"),
+}
+
+__all__ = [
+    "FORMATS",
+    "GROUP",
+    "NO_GROUP",
+    "POSITIVE_PAIRS",
+    "SCORE",
+    "SCORED_PAIRS",
+    "TEXTS",
+    "TRIPLETS",
+    "DistinctRowsBatchSampler",
+    "Format",
+    "GroupDroppingCollator",
+    "Mixture",
+    "format_of",
+    "is_hub_name",
+    "read_mixture",
+    "read_rows",
+    "recognise",
+    "text_columns",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

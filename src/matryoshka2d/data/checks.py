@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from matryoshka2d.data.formats import NO_GROUP
 from matryoshka2d.data.tables import MISSING, Table
 from matryoshka2d.errors import UserError
 
@@ -47,25 +48,32 @@ def _no_text(table: Table, column: str, row: int, value: object) -> UserError:
     return UserError(f"{table.place(row)}: column '{column}' is {kind}: expected a text")
 
 
-def checked_groups(table: Table, column: str, rows: Sequence[int]) -> list[str | None]:
-    """Return the groups of a column as texts; a row with none, or a blank one, stands on its own.
+def checked_groups(table: Table, column: str, rows: Sequence[int]) -> list[int]:
+    """Return the groups of a column, numbered in order of appearance; `NO_GROUP` where there is none.
+
+    Numbers and not names, since the trainer's model card shows every column of texts as example sentences.
 
     Raises
     ------
     UserError
         If a group is neither a text nor a number.
     """
-    return [
+    groups = (
         _group(table, column, row, value) for row, value in zip(rows, table.fetch(column, rows), strict=True)
-    ]
+    )
+    numbers: dict[str, int] = {}
+    return [NO_GROUP if group is None else numbers.setdefault(group, len(numbers)) for group in groups]
 
 
 def _group(table: Table, column: str, row: int, value: Any) -> str | None:
     if value is MISSING or value is None or not str(value).strip():
         return None
-    if not isinstance(value, str | int | float) or (isinstance(value, str) and not _is_unicode(value)):
-        raise UserError(f"{table.place(row)}: column '{column}' is {_short(value)}: expected a text or a number")
-    return None if value != value else str(value)  # a missing number arrives as NaN
+    if not isinstance(value, str | int | float):
+        raise UserError(
+            f"{table.place(row)}: column '{column}' is {_short(value)}: expected a text or a number"
+        )
+    missing = isinstance(value, float) and math.isnan(value)
+    return None if missing else str(value)
 
 
 def checked_numbers(table: Table, column: str, rows: Sequence[int]) -> list[float]:
@@ -104,7 +112,9 @@ def _as_number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def guessed_range(table: Table, column: str, rows: Sequence[int], scores: Sequence[float]) -> tuple[float, float]:
+def guessed_range(
+    table: Table, column: str, rows: Sequence[int], scores: Sequence[float]
+) -> tuple[float, float]:
     """Return the scale of the scores: 0 to 1 or, if any is above 1, the 0 to 5 of STS.
 
     Raises
@@ -115,10 +125,12 @@ def guessed_range(table: Table, column: str, rows: Sequence[int], scores: Sequen
     highest = 5.0 if max(scores) > 1 else 1.0
     if set(scores) == _CLASSES:
         raise UserError(
-            f"{table.place(rows[scores.index(2.0)])}: column '{column}' holds only 0, 1 and 2, which are classes "
-            f"rather than scores: give score_range if they are similarities, as in (0, 2)"
+            f"{table.place(rows[scores.index(2.0)])}: column '{column}' holds only 0, 1 and 2: "
+            f"these are classes rather than scores; give score_range if they are similarities, as in (0, 2)"
         )
-    check_range(table, column, rows, scores, (0.0, highest), hint="give score_range if their scale is another")
+    check_range(
+        table, column, rows, scores, (0.0, highest), hint="give score_range if their scale is another"
+    )
     return 0.0, highest
 
 

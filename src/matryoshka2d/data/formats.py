@@ -19,6 +19,7 @@ from matryoshka2d.errors import UserError, did_you_mean
 
 SCORE = "score"
 GROUP = "group"
+NO_GROUP = -1
 _NEGATIVE = "negative"
 
 _FIRST = (
@@ -26,7 +27,17 @@ _FIRST = (
     *("sentence1", "text1", "question1", "sent1", "sentencea", "texta"),
 )
 _SECOND = (
-    *("positive", "pos", "answer", "response", "document", "passage", "hypothesis", "paraphrase", "entailment"),
+    *(
+        "positive",
+        "pos",
+        "answer",
+        "response",
+        "document",
+        "passage",
+        "hypothesis",
+        "paraphrase",
+        "entailment",
+    ),
     *("second", "sentence2", "text2", "question2", "sent2", "sentenceb", "textb"),
 )
 
@@ -134,13 +145,15 @@ def recognise(
     wanted = {_NEGATIVE if _NAMED_NEGATIVE.fullmatch(name) else name for name in named} - {GROUP}
     candidates = [known for known in FORMATS if wanted <= set(known.columns)]
     if not candidates:
-        raise UserError(f"{source}: no format has the columns {_listed(sorted(named))}: expected {_expected()}")
+        raise UserError(
+            f"{source}: no format has the columns {_listed(sorted(named))}: expected {_expected()}"
+        )
     whole = [known for known in candidates if set(known.columns) == wanted]
     free = [name for name in found if name not in named.values()]
     for known in whole or candidates:
         columns = _match(known, free, named, source)
         if columns is not None:
-            return Layout(known, columns, named.get(GROUP) or _find(GROUP, free, source))
+            return Layout(known, columns, _find_group(free, named, source))
     raise UserError(
         f"{source}: the columns are not recognised: found {_listed(found)}; expected {_expected()}, "
         f"or name yours, as in columns anchor=QUESTION positive=ANSWER"
@@ -187,28 +200,34 @@ def _check_named(found: Sequence[str], named: Mapping[str, str], source: str) ->
 def _match(
     known: Format, free: Sequence[str], named: Mapping[str, str], source: str
 ) -> tuple[tuple[str, str], ...] | None:
-    columns: list[tuple[str, str]] = []
-    for name in known.columns:
-        if name == _NEGATIVE:
-            places = _negatives(free, named)
-        else:
-            column = named.get(name) or _find(name, free, source)
-            places = [(name, column)] if column is not None else []
-        if not places:
-            return None
-        columns += places
-    return tuple(columns)
+    single = [name for name in known.columns if name != _NEGATIVE]
+    fitting = {name: [named[name]] if name in named else _fitting(name, free) for name in single}
+    negatives = _negatives(free, named) if _NEGATIVE in known.columns else []
+    if not all(fitting.values()) or bool(negatives) != (_NEGATIVE in known.columns):
+        return None
+    # Only now is a choice between two columns the user's to make: the format is found.
+    return (*((name, _only(name, found, source)) for name, found in fitting.items()), *negatives)
 
 
-def _find(name: str, free: Sequence[str], source: str) -> str | None:
-    exact = [column for column in free if column == name]
-    fitting = exact or [column for column in free if _folded(column) in USUAL_NAMES[name]]
+def _find_group(free: Sequence[str], named: Mapping[str, str], source: str) -> str | None:
+    fitting = [named[GROUP]] if GROUP in named else _fitting(GROUP, free)
+    return _only(GROUP, fitting, source) if fitting else None
+
+
+def _fitting(name: str, free: Sequence[str]) -> list[str]:
+    """Return the columns that could have that place; a canonical name comes before merely usual ones."""
+    usual = [column for column in free if _folded(column) in USUAL_NAMES[name]]
+    canonical = [column for column in usual if column in USUAL_NAMES]
+    return [column for column in usual if column == name] or canonical or usual
+
+
+def _only(name: str, fitting: Sequence[str], source: str) -> str:
     if len(fitting) > 1:
         raise UserError(
             f"{source}: columns {_listed(fitting)} could each be the {name}: "
             f"name the right one, as in columns {name}={fitting[0]}"
         )
-    return fitting[0] if fitting else None
+    return fitting[0]
 
 
 def _negatives(free: Sequence[str], named: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 _SPLIT_COLUMN = "split"
 _EVERY_SPLIT = "all"
+_KINDS = {SCORE: "float64", GROUP: "int64"}
 
 
 def read_rows(
@@ -65,7 +66,8 @@ def read_rows(
     -------
     Dataset
         The columns of its format in canonical order (texts are strings, ``score`` is a float), then
-        ``group`` if the data has one. ``dataset.info.description`` says what was read and how scores
+        ``group`` if the data has one: whole numbers in order of appearance, -1 for a row without a group
+        (a missing or blank one). ``dataset.info.description`` says what was read and how scores
         were scaled.
 
     Raises
@@ -132,7 +134,9 @@ def _open_hub(source: str, split: str | None) -> Table:
     assert match is not None
     try:
         content = datasets.load_dataset(match[1], match[2], split=split or _EVERY_SPLIT)
-    except Exception as error:  # the hub's clients raise kinds of several libraries, all of them the user's to mend
+    except (
+        Exception
+    ) as error:  # the hub's clients raise kinds of several libraries, all of them the user's to mend
         reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
         raise UserError(
             f"cannot load '{source}', which is no file here, from the hub: {reason}; "
@@ -191,13 +195,15 @@ def _check_score_range(score_range: tuple[float, float] | None) -> None:
         return
     low, high = score_range
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UserError(f"score_range {low:g} to {high:g} is no range: expected lowest, highest, as in (0, 5)")
+        raise UserError(
+            f"score_range {low:g} to {high:g} is no range: expected lowest, highest, as in (0, 5)"
+        )
 
 
 def _dataset(content: dict[str, list[Any]], description: str) -> Dataset:
     import datasets
 
-    kinds = {name: datasets.Value("float64" if name == SCORE else "string") for name in content}
-    return datasets.Dataset.from_dict(
-        content, features=datasets.Features(kinds), info=datasets.DatasetInfo(description=description)
-    )
+    features = datasets.Features({name: datasets.Value(_KINDS.get(name, "string")) for name in content})
+    # The description travels with the data set through select and shuffle.
+    info = datasets.DatasetInfo(description=description, features=features)
+    return datasets.Dataset.from_dict(content, info=info)

@@ -113,7 +113,8 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8: save the file as UTF-8"
+            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8: "
+            f"save the file as UTF-8"
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is not a whole gzip file: {error}; compress or download it again") from error

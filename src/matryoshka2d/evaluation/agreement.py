@@ -5,7 +5,7 @@ The reference is a set of vectors of the same texts, usually those of the untouc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from matryoshka2d.evaluation.cosine import (
     pair_cosines,
     top_k,
 )
-from matryoshka2d.evaluation.cuts import turn
+from matryoshka2d.evaluation.cuts import check_cut, turn
 from matryoshka2d.evaluation.exits import as_exits, dims_by_layer, sizes_of
 from matryoshka2d.evaluation.grid import Grid
 from matryoshka2d.size import Size
@@ -75,7 +75,8 @@ def _draw_pairs(texts: int, pairs: int, seed: int) -> Indices:
     numbers = (
         np.arange(total) if total <= pairs else random.choice(total, size=pairs, replace=False, shuffle=False)
     )
-    # Pair number p is (left, right) with left the largest number whose triangle left (left - 1) / 2 is not above p.
+    # Pairs are numbered row by row of a triangle: left is the largest with left (left - 1) / 2 <= number.
+    # The square root may be off by one for large numbers; the two lines after it mend that.
     left = ((1 + np.sqrt(1 + 8 * numbers.astype(np.float64))) / 2).astype(np.int64)
     left -= left * (left - 1) // 2 > numbers
     left += left * (left + 1) // 2 <= numbers
@@ -161,13 +162,14 @@ def reference_cosine(vectors: Vectors, reference: Vectors, dims: Sequence[int]) 
             f"the reference has {reference.shape[1]} dims and the model {vectors.shape[1]}: "
             f"a cosine between them needs the same"
         )
-    return aligned_cosines(vectors, reference, dims).mean(axis=0)
+    means: Floats = aligned_cosines(vectors, reference, dims).mean(axis=0)
+    return means
 
 
-def _check_rows(vectors: Vectors, reference: Vectors, *, at_least: int) -> None:
+def _check_rows(vectors: Sized, reference: Sized, *, at_least: int) -> None:
     if len(vectors) != len(reference):
         raise UserError(
-            f"{len(vectors)} vectors but {len(reference)} reference vectors: expected as many of each"
+            f"{len(vectors)} texts but {len(reference)} reference vectors: expected as many of each"
         )
     if len(vectors) < at_least:
         raise UserError(f"{len(vectors)} texts are too few: expected at least {at_least}")
@@ -220,6 +222,8 @@ def agreement_grids(
     UserError
         If the model lacks a size, or there are too few texts.
     """
+    check_cut(cut)
+    _check_rows(texts, reference, at_least=max(3, k + 1))
     encoder = as_exits(model)
     wanted = sizes_of(encoder, sizes)
     table = dims_by_layer(wanted)

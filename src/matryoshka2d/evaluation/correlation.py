@@ -31,7 +31,8 @@ def pearson(values: Floats, gold: Floats) -> Floats:
     lengths = np.sqrt((left**2).sum(axis=0) * (right**2).sum())
     varies = np.ptp(values, axis=0) > 0
     undefined = np.full(values.shape[1], np.nan)
-    return np.clip(np.divide(right @ left, lengths, out=undefined, where=varies), -1.0, 1.0)
+    correlations: Floats = np.divide(right @ left, lengths, out=undefined, where=varies)
+    return np.clip(correlations, -1.0, 1.0)
 
 
 def spearman(values: Floats, gold: Floats) -> Floats:

@@ -13,7 +13,7 @@ from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.evaluation.cosine import Floats, Vectors
 
 CUTS = ("prefix", "pca", "random")
-"""``prefix``: the first d coordinates. ``pca``: the first d principal axes. ``random``: d of them at random."""
+"""The first d coordinates, the first d principal axes, or d coordinates at random."""
 
 
 def check_cut(cut: str) -> str:

@@ -97,7 +97,8 @@ def as_exits(model: Any) -> Exits:
     """
     if isinstance(model, Exits):
         return model
-    if hasattr(model, "encode"):
+    # Text has an `encode` of its own, and a folder's name is easily passed by mistake.
+    if hasattr(model, "encode") and not isinstance(model, str):
         return PlainExits(model)
     raise UserError(
         f"cannot evaluate a {type(model).__name__}: expected an ElasticEncoder or a SentenceTransformer"

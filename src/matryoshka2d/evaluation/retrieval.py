@@ -62,7 +62,8 @@ class RetrievalSet:
             absent = [document for document in grades if document not in self.corpus]
             if absent:
                 raise UserError(
-                    f"set {self.name}: document '{absent[0]}' is judged for query '{query}' but is not in the corpus"
+                    f"set {self.name}: document '{absent[0]}' is judged for query '{query}' "
+                    f"but is not in the corpus"
                 )
         if not self.judged:
             raise UserError(f"set {self.name}: no query has a relevant document, expected at least one")
@@ -279,6 +280,7 @@ def retrieval_scores(
     UserError
         If the model lacks a size, or a cut is not known.
     """
+    known_cuts = [check_cut(cut) for cut in cuts]
     encoder = as_exits(model)
     table = dims_by_layer(sizes_of(encoder, sizes))
     options: dict[str, Any] = {
@@ -293,7 +295,7 @@ def retrieval_scores(
         prompt_name=query_prompt_name,
         prompt=query_prompt,
     )
-    best = {(check_cut(cut), n): _Best(dims, k) for cut in cuts for n, dims in table.items()}
+    best = {(cut, n): _Best(dims, k) for cut in known_cuts for n, dims in table.items()}
     for kept in best.values():
         kept.start(len(data.judged))
     numbers = {key: number for number, key in enumerate(data.corpus)}

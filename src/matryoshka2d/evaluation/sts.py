@@ -63,7 +63,8 @@ class StsSet:
             )
         if len(self.gold) == 0 or np.ptp(self.gold) == 0:
             raise UserError(
-                f"set {self.name}: {len(self.gold)} pairs, all with the same score: expected at least two scores"
+                f"set {self.name}: {len(self.gold)} pairs, all with the same score: "
+                f"expected at least two different ones"
             )
 
     def __len__(self) -> int:
@@ -203,7 +204,8 @@ def _rows(file: Path) -> Iterator[_Row]:
         missing = [column for column in _REQUIRED if column not in row]
         if missing:
             raise UserError(
-                f"{file} line {line}: no column '{missing[0]}', expected {', '.join(_REQUIRED)} and maybe split"
+                f"{file} line {line}: no column '{missing[0]}', "
+                f"expected {', '.join(_REQUIRED)} and maybe split"
             )
         yield line, row
 

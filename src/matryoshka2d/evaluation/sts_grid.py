@@ -10,7 +10,7 @@ import numpy as np
 
 from matryoshka2d.evaluation.correlation import correlation_of
 from matryoshka2d.evaluation.cosine import Floats, Indices, Vectors, pair_cosines
-from matryoshka2d.evaluation.cuts import turn
+from matryoshka2d.evaluation.cuts import check_cut, turn
 from matryoshka2d.evaluation.exits import as_exits, dims_by_layer, sizes_of
 from matryoshka2d.evaluation.grid import Grid
 from matryoshka2d.evaluation.sts import StsSet
@@ -193,4 +193,5 @@ def sts_grid(
     >>> sts_grid(encoder, [pairs], sizes="1,6x32,384").mean("6x384")
     100.0
     """
+    correlation_of(metric), check_cut(cut)  # before the long work
     return encode_sts(model, sets, sizes=sizes, **encoding).grid(metric=metric, cut=cut, seed=seed, name=name)

@@ -18,7 +18,7 @@ from matryoshka2d.objectives.base import Columns, DataFormat, Objective
 from matryoshka2d.objectives.cosent import CoSENT
 from matryoshka2d.objectives.distillation import Distillation
 from matryoshka2d.objectives.infonce import InfoNCE
-from matryoshka2d.objectives.options import Description, Option, describe_registry, make
+from matryoshka2d.registry import Description, Option, describe_registry, make
 
 __all__ = [
     "OBJECTIVES",

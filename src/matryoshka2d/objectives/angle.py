@@ -12,8 +12,8 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.objectives.base import Columns, DataFormat, check_format
 from matryoshka2d.objectives.cosent import ranking_loss
 from matryoshka2d.objectives.infonce import in_batch_negatives
-from matryoshka2d.objectives.options import require, require_not_negative, require_positive
 from matryoshka2d.objectives.similarity import check_halves, cosine_matrix, pairwise_angle, pairwise_cosine
+from matryoshka2d.registry import require, require_not_negative, require_positive
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class AnglE:
     formats: ClassVar[frozenset[DataFormat]] = frozenset(
         {DataFormat.SCORED_PAIRS, DataFormat.POSITIVE_PAIRS, DataFormat.TRIPLETS}
     )
+    needs_teacher: ClassVar[bool] = False
     cosine_weight: float = 0.0
     ibn_weight: float = 30.0
     angle_weight: float = 1.0

@@ -44,10 +44,12 @@ class Objective(Protocol):
     """Vectors of a batch, and its labels, → a scalar loss; a pure function.
 
     `formats` says which forms of data it takes, and `check` raises a one-line `UserError` for any
-    other. Every objective normalises for itself, so it sees vectors that are cut and not normalised.
+    other. `needs_teacher` says that the labels are a teacher's vectors. Every objective normalises for
+    itself, so it sees vectors that are cut and not normalised.
     """
 
     formats: ClassVar[frozenset[DataFormat]]
+    needs_teacher: ClassVar[bool]
 
     def check(self, columns: Columns, labels: Tensor | None) -> None:
         """Raise `UserError` if the batch has a form that this objective does not take."""

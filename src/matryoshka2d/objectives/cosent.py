@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from matryoshka2d.objectives.base import Columns, DataFormat, check_format
-from matryoshka2d.objectives.options import require_positive
 from matryoshka2d.objectives.similarity import pairwise_cosine
+from matryoshka2d.registry import require_positive
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class CoSENT:
     """
 
     formats: ClassVar[frozenset[DataFormat]] = frozenset({DataFormat.SCORED_PAIRS})
+    needs_teacher: ClassVar[bool] = False
     scale: float = 20.0
 
     def __post_init__(self) -> None:

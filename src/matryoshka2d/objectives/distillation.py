@@ -10,8 +10,8 @@ from torch import Tensor
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.objectives.base import Columns, DataFormat, check_columns
-from matryoshka2d.objectives.options import require, require_not_negative, require_positive
 from matryoshka2d.objectives.similarity import cosine_matrix, logits_kl, pairwise_cosine, without_diagonal
+from matryoshka2d.registry import require, require_not_negative, require_positive
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Distillation:
 
     ``similarity_weight * KL + vector_weight * mean(1 - cos(student, teacher cut to d))``. The KL goes from
     the teacher's to the student's distribution of each text over all other texts of the batch, of all
-    columns: a softmax of cosines over `temperature`. It needs no common space, so the teacher may have any width.
+    columns: a softmax of cosines over `temperature`. It needs no common space, so the teacher may have any
+    width.
 
     Parameters
     ----------
@@ -57,6 +58,7 @@ class Distillation:
     """
 
     formats: ClassVar[frozenset[DataFormat]] = frozenset({DataFormat.TEXT})
+    needs_teacher: ClassVar[bool] = True
     similarity_weight: float = 1.0
     vector_weight: float = 1.0
     match_vectors: bool = False
@@ -68,7 +70,7 @@ class Distillation:
         vectors = self.vector_weight if self.match_vectors else 0
         require(
             self.similarity_weight + vectors > 0,
-            "distillation has nothing to learn: set similarity_weight above 0, or match_vectors and vector_weight",
+            "distillation has nothing to learn: set similarity_weight, or match_vectors and vector_weight",
         )
 
     def check(self, columns: Columns, labels: Tensor | None) -> None:
@@ -81,8 +83,8 @@ class Distillation:
         fits = fits or (labels.ndim == 2 and (len(labels), 1) == texts)
         if not fits:
             raise UserError(
-                f"distillation was given teacher vectors of shape {tuple(labels.shape)} for {texts[0]} rows of "
-                f"{texts[1]} text columns: expected [batch, columns, dims], or [batch, dims] for one column"
+                f"distillation was given teacher vectors of shape {tuple(labels.shape)} for {texts[0]} rows "
+                f"of {texts[1]} columns: expected [batch, columns, dims], or [batch, dims] for one column"
             )
 
     def __call__(self, columns: Columns, labels: Tensor | None = None) -> Tensor:

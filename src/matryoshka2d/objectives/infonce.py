@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from matryoshka2d.objectives.base import Columns, DataFormat, check_format
-from matryoshka2d.objectives.options import require_positive
 from matryoshka2d.objectives.similarity import cosine_matrix
+from matryoshka2d.registry import require_positive
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class InfoNCE:
     """
 
     formats: ClassVar[frozenset[DataFormat]] = frozenset({DataFormat.POSITIVE_PAIRS, DataFormat.TRIPLETS})
+    needs_teacher: ClassVar[bool] = False
     scale: float = 20.0
 
     def __post_init__(self) -> None:

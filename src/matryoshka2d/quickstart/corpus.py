@@ -138,7 +138,9 @@ def python_documentation(stdlib: str | Path | None = None, held_out_share: float
     set()
     """
     if not 0 < held_out_share < 1:
-        raise UserError(f"The held-out share is {held_out_share}; expected a number between 0 and 1, such as 0.1.")
+        raise UserError(
+            f"The held-out share is {held_out_share}; expected a number between 0 and 1, such as 0.1."
+        )
     root = Path(stdlib if stdlib is not None else sysconfig.get_path("stdlib"))
     texts = _library_texts(root)
     modules = {text.module for text in texts}
@@ -151,9 +153,9 @@ def python_documentation(stdlib: str | Path | None = None, held_out_share: float
     )
     if len(train) + len(held_out) < FEWEST_SENTENCES:
         raise UserError(
-            f"Found only {len(train) + len(held_out)} sentences of documentation under '{root}'; expected the "
-            ".py sources of the standard library. Use a Python installation that is not zipped or stripped, "
-            "or give a text file of your own."
+            f"Found only {len(train) + len(held_out)} sentences of documentation under '{root}'; expected "
+            "the .py sources of the standard library. Use a Python installation that is not zipped or "
+            "stripped, or give a text file of your own."
         )
     return Corpus(
         train=tuple(train.values()),
@@ -210,7 +212,7 @@ def _sources(root: Path) -> list[Path]:
 
 def _is_documentation(path: Path) -> bool:
     top = path.parts[0].removesuffix(".py")
-    # A distribution puts files of its own beside the library; the interpreter knows which names are the library's.
+    # Distributions put files of their own beside the library; the interpreter knows the library's names.
     if top not in sys.stdlib_module_names or top in _EXCLUDED_MODULES:
         return False
     return _EXCLUDED_FOLDERS.isdisjoint(path.parts)
@@ -270,7 +272,7 @@ def _language_reference(root: Path) -> Iterator[_Text]:
 
 
 def _compiled_texts(name: str) -> Iterator[_Text]:
-    """Docstrings of a module that is compiled into the interpreter, where an import runs no code of others."""
+    """Docstrings of a module that is compiled into the interpreter: its import runs no other code."""
     module = importlib.import_module(name)
     public = _PUBLIC_NAMES.get(name, name)
     members = vars(module)
@@ -328,10 +330,14 @@ def fold(sentence: str) -> str:
 _BULLET = re.compile(r"^\s*(?:[-*+o•]|\(?\d+[.)]|\[\d+\]|:\w[\w ]*:|@\w+:?|[a-z]\)|[\w.]+ --?|[\w.]+:)\s+")
 _HEADING_RULE = re.compile(r"^\s*[-=~^*_#+.\"|\s]{3,}$")
 _LABEL = re.compile(r"^[\w ]{1,24}:$")
-_CREDITS = re.compile(r"copyright|\bauthors?\b|written by|licen[sc]ed?\b|warrant(y|ies)|liab(le|ility)|@\w+\.\w", re.I)
+_CREDITS = re.compile(
+    r"copyright|\bauthors?\b|written by|licen[sc]ed?\b|warrant(y|ies)|liab(le|ility)|@\w+\.\w", re.I
+)
 # A name and a gap, such as "maxsize   the largest size", is a row of a table or of a glossary.
 _COLUMNS = re.compile(r"\S\s{3,}\S")
-_SIGNATURE = re.compile(r"^\s*(?:class |def )?[\w.]+\([^()]*(?:\([^()]*\)[^()]*)*\)\s*(?:->.*|=.*|:)?$")
+_SIGNATURE = re.compile(
+    r"^\s*(?:class |def )?[\w.]+\([^()]*(?:\([^()]*\)[^()]*)*\)\s*(?:->(?!.*\. ).*|=.*|:)?$"
+)
 _SIGNATURE_START = re.compile(r"^[\w.]+\([^()]*\)\s*(?:->\s*[\w.\[\], ]+?\s*)?(?:--+|:|[.])\s+")
 _DASH_START = re.compile(r"^(?:[\w.]+ )?--+\s+")
 _ROLE = re.compile(r":(?:\w+:)?\w+:`[~!]?([^`]+)`")
@@ -343,20 +349,25 @@ _CODE = re.compile(
     r"|\bXXX\b|\bTODO\b|\bFIXME\b|@\w+\.|\bhttps?:|\bwww\.|\bSF bug\b|_\w*\([^)]+,",
     re.I,
 )
-_STATEMENT = re.compile(r"^(?:import \w|from \w+ import|def \w+\(|class \w+[(:]|print\(|return [\w.]+$|assert \w)")
+_STATEMENT = re.compile(
+    r"^(?:import \w|from \w+ import|def \w+\(|class \w+[(:]|print\(|return [\w.]+$|assert \w)"
+)
 _WORD = re.compile(r"[A-Za-z][a-z]*(?:['’-][a-z]+)*[,;:.!?]?")
 _FUNCTION_WORDS = frozenset(
-    "a an the of to in on at by for from with without is are was were be been has have had do does not no and or "
-    "but if when while that which this these those it its as into than then will would can could may might must "
-    "should shall all any each there you we they only such so because since after before until between".split()
+    (  # noqa: SIM905 - a paragraph of words is easier to read than a list of them
+        "a an the of to in on at by for from with without is are was were be been has have had do does not "
+        "no and or but if when while that which this these those it its as into than then will would can "
+        "could may might must should shall all any each there you we they only such so because since after "
+        "before until between"
+    ).split()
 )
 
 
 def sentences_of(text: str) -> list[str]:
     """Split documentation into its sentences of natural language.
 
-    Examples at a prompt, tables, signatures, headings and lines of code are left out, as are sentences of fewer
-    than four or more than sixty words; markup and line ends are folded away.
+    Examples at a prompt, tables, signatures, headings and lines of code are left out, as are sentences of
+    fewer than four or more than sixty words; markup and line ends are folded away.
 
     Parameters
     ----------
@@ -385,7 +396,9 @@ def _paragraphs(text: str) -> Iterator[str]:
     lines: list[str] = []
     in_example = False
     for line in [*text.expandtabs().splitlines(), ""]:
-        in_example = bool(line.strip()) and (in_example or line.lstrip().startswith((">>>", "... ", "$ ", "% ")))
+        in_example = bool(line.strip()) and (
+            in_example or line.lstrip().startswith((">>>", "... ", "$ ", "% "))
+        )
         bullet = _BULLET.match(line)
         if lines and (bullet or in_example or not _is_prose_line(line)):
             yield " ".join(lines)
@@ -428,12 +441,18 @@ def _is_sentence(sentence: str) -> bool:
         return False
     plain = sum(bool(_WORD.fullmatch(word.strip("\"'()[]"))) for word in words)
     function_words = sum(word.strip("\"'(),.;:").lower() in _FUNCTION_WORDS for word in words)
-    return plain >= 0.7 * len(words) and function_words >= 1 and sentence[0].isascii() and _is_closed(sentence)
+    return (
+        plain >= 0.7 * len(words) and function_words >= 1 and sentence[0].isascii() and _is_closed(sentence)
+    )
 
 
 def _is_closed(sentence: str) -> bool:
     """Whether nothing was cut off at the start, at the end or between brackets."""
     if not (sentence[0].isupper() or sentence[0] in "\"'" or sentence.endswith((".", "!", "?", ")"))):
         return False
-    last = sentence.split()[-1].lower().strip("\"'")
-    return sentence.count("(") == sentence.count(")") and last not in _FUNCTION_WORDS and not last.endswith((",", ";", "(", ":", "-"))
+    last = sentence.rsplit(maxsplit=1)[-1].lower().strip("\"'")
+    return (
+        sentence.count("(") == sentence.count(")")
+        and last not in _FUNCTION_WORDS
+        and not last.endswith((",", ";", "(", ":", "-"))
+    )

@@ -1,7 +1,7 @@
 """A small retrieval task on the documentation of Python, and questions that a newcomer understands.
 
-The task comes from held-out modules only: what a function, a class or a module is for (the summary line of its
-docstring) is the query, the rest of that docstring is the one document to find.
+The task comes from held-out modules only: what a function, a class or a module is for (the summary line of
+its docstring) is the query, the rest of that docstring is the one document to find.
 """
 
 from __future__ import annotations
@@ -36,7 +36,18 @@ DEMO_QUESTIONS: tuple[str, ...] = (
 
 # Programs and toolkits whose many passages would drown the functions that people look for.
 _NOT_IN_DEMO = frozenset(
-    "distutils genericpath idlelib lib2to3 ntpath nturl2path pydoc tkinter turtle turtledemo".split()
+    {
+        "distutils",
+        "genericpath",
+        "idlelib",
+        "lib2to3",
+        "ntpath",
+        "nturl2path",
+        "pydoc",
+        "tkinter",
+        "turtle",
+        "turtledemo",
+    }
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from matryoshka2d.objectives.options import Description, Option, describe_registry, make
+from matryoshka2d.registry import Description, Option, describe_registry, make
 from matryoshka2d.strategies.alignment import CoordinateKL, PcaTarget, SimilarityKL
 from matryoshka2d.strategies.all_sizes import AllSizes
 from matryoshka2d.strategies.base import Alignment, Pull, Shape, StepPlan, Strategy, Term

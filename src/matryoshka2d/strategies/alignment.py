@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from matryoshka2d.objectives.distillation import batch_similarity_kl
-from matryoshka2d.objectives.options import require_not_negative, require_positive
 from matryoshka2d.objectives.similarity import cosine_matrix, logits_kl
+from matryoshka2d.registry import require_not_negative, require_positive
 from matryoshka2d.strategies.base import Columns
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from matryoshka2d.objectives.options import require_not_negative, require_positive
+from matryoshka2d.registry import require_not_negative, require_positive
 from matryoshka2d.size import Size, default_sizes
 from matryoshka2d.strategies.alignment import SimilarityKL
 from matryoshka2d.strategies.base import Pull, Shape, StepPlan, Term
@@ -13,7 +13,7 @@ from matryoshka2d.strategies.base import Pull, Shape, StepPlan, Term
 
 @dataclass(frozen=True)
 class AllSizes:
-    """Every size every step: the full one learns from the data, the others from the data and from the full one.
+    """Every size every step: the full one learns from the data, the others also from the full one.
 
     The full size has weight 1. Over the other sizes, averaged and times `inner_weight`:
     ``objective_weight * objective + alignment_weight * KL`` of in-batch similarities, from the full size,

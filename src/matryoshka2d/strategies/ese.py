@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from matryoshka2d.objectives.options import require_not_negative
+from matryoshka2d.registry import require_choices, require_not_negative
 from matryoshka2d.strategies.alignment import PcaTarget
 from matryoshka2d.strategies.base import Pull, Shape, StepPlan, Term
 from matryoshka2d.strategies.sampling import DepthWeights, chosen_dims, depth_weight
@@ -19,12 +19,13 @@ class ESE:
     """ESE: every layer at one width k, weighted less the deeper it is, and compressed towards a PCA.
 
     Every step trains (N, D), (N, k) and, weighted by depth and averaged, (n, k) for every inner layer n
-    from 1 to N - 1. Each (·, k) is pulled towards the PCA of its own layer's full vectors with the same weight.
+    from 1 to N - 1. Each (·, k) is pulled towards the PCA of its own layer's full vectors, with its weight.
 
     Parameters
     ----------
     dims
-        The width k, default 128, or half the width of a model that is no wider. Set it to the width you will ship.
+        The width k, default 128, or half the width of a model that is no wider. Set it to the
+        width you will ship.
     depth_weights
         ``log`` (the default), ``linear`` or ``uniform``: inner layers weigh 1/(1 + ln n), 1/n or 1. Choose
         ``uniform`` when deep inner layers fall behind.
@@ -55,6 +56,7 @@ class ESE:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_not_negative(self, "alignment_weight", "temperature")
 
     def plan(self, shape: Shape, rng: random.Random) -> StepPlan:  # noqa: ARG002
@@ -69,7 +71,8 @@ class ESE:
         return _PUBLISHED_DIMS if width > _PUBLISHED_DIMS else max(1, width // 2)
 
     def _narrow(self, shape: Shape, k: int) -> Iterator[Term]:
-        yield Term(shape.layers, k)
+        if k < shape.dims:
+            yield Term(shape.layers, k)
         for n in range(1, shape.layers):
             yield Term(n, k, depth_weight(self.depth_weights, n) / (shape.layers - 1))
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from matryoshka2d.objectives.options import require, require_not_negative
+from matryoshka2d.registry import require, require_choices, require_not_negative
 from matryoshka2d.strategies.alignment import CoordinateKL
 from matryoshka2d.strategies.base import Pull, Shape, StepPlan, Term
 from matryoshka2d.strategies.sampling import DepthWeights, check_count, chosen_dims, depth_weight
@@ -33,7 +33,8 @@ class Matryoshka2d:
     last_layer_weight
         Weight of the last layer, default 1. Raise it when full depth loses quality.
     prior_layers_weight
-        Weight of the drawn layers, divided by how many they are, default 1. Raise it when shallow sizes are weak.
+        Weight of the drawn layers, divided by how many they are, default 1. Raise it when shallow
+        sizes are weak.
     alignment_weight
         Weight of the KL over coordinates, default 1; it is not divided by how many layers are drawn.
     temperature
@@ -70,6 +71,7 @@ class Matryoshka2d:
     depth_weights: DepthWeights = "uniform"
 
     def __post_init__(self) -> None:
+        require_choices(self)
         check_count(self, "layers_per_step", "dims_per_step")
         require_not_negative(
             self, "last_layer_weight", "prior_layers_weight", "alignment_weight", "temperature"

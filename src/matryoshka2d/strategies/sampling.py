@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from matryoshka2d.errors import UserError
-from matryoshka2d.objectives.options import require
+from matryoshka2d.registry import require
 from matryoshka2d.size import default_dims
 
 LayerDistribution = Literal["uniform", "shallow", "deep"]
@@ -48,7 +48,7 @@ def sample_layers(
     """Draw `count` different layers, shallowest first; all of them if `count` is -1 or more than there are.
 
     >>> sample_layers(range(1, 6), 2, "uniform", random.Random(1))
-    (2, 5)
+    (1, 5)
     >>> sample_layers(range(1, 4), -1, "deep", random.Random(0))
     (1, 2, 3)
     """
@@ -66,7 +66,7 @@ def sample_dims(dims: Sequence[int], count: int, rng: random.Random) -> tuple[in
     """Draw `count` different dims, narrowest first; all of them if `count` is -1 or more than there are.
 
     >>> sample_dims([8, 16, 32], 1, random.Random(3))
-    (16,)
+    (8,)
     """
     if not 0 <= count < len(dims):
         return tuple(dims)

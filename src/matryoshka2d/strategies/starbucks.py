@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from matryoshka2d.objectives.options import require_not_negative, require_positive
+from matryoshka2d.registry import require_choices, require_not_negative, require_positive
 from matryoshka2d.size import Size
 from matryoshka2d.strategies.alignment import CoordinateKL, SimilarityKL
 from matryoshka2d.strategies.base import Pull, Shape, StepPlan, Term
@@ -18,9 +18,9 @@ _SMALLEST_DIMS = 8
 
 @dataclass(frozen=True)
 class Starbucks:
-    """Starbucks: a short fixed list of sizes, all trained every step with weight 1 and aligned to the full one.
+    """Starbucks: a short fixed list of sizes, each trained every step and aligned to the full one.
 
-    The full size is always among them.
+    Every size has weight 1; the full size is always among them.
 
     Parameters
     ----------
@@ -68,6 +68,7 @@ class Starbucks:
     detach: bool | None = None
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_not_negative(self, "alignment_weight")
         if self.temperature is not None:
             require_positive(self, "temperature")

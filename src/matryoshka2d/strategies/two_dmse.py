@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from matryoshka2d.objectives.options import require_not_negative, require_positive
+from matryoshka2d.registry import require_choices, require_not_negative, require_positive
 from matryoshka2d.strategies.alignment import CoordinateKL, SimilarityKL
 from matryoshka2d.strategies.base import Alignment, Pull, Shape, StepPlan, Term
 from matryoshka2d.strategies.sampling import (
@@ -39,7 +39,8 @@ class TwoDMSE:
         How many inner layers and widths a step draws, default 1; -1 for all. Raise them for a smoother
         loss; each layer or width costs one more objective, not one more pass of the encoder.
     dims
-        Widths to draw from, default the powers of two from 8 and half the width. List those that you will ship.
+        Widths to draw from, default the powers of two from 8 and half the width. List those that you
+        will ship.
     layer_distribution
         ``uniform`` (the default), ``shallow`` or ``deep``: draw layer n equally, by 1/n or by n. Choose
         ``shallow`` when only shallow sizes will be used.
@@ -70,7 +71,7 @@ class TwoDMSE:
     --------
     >>> plan = TwoDMSE().plan(Shape(layers=6, dims=384), random.Random(0))
     >>> [(term.layers, term.dims) for term in plan.terms]
-    [(6, 384), (6, 128), (5, 384), (5, 128)]
+    [(6, 384), (6, 256), (5, 384), (5, 256)]
     >>> plan.pulls[0].student, plan.pulls[0].teacher
     ((5, 384), (6, 384))
     """
@@ -87,6 +88,7 @@ class TwoDMSE:
     detach: bool | None = None
 
     def __post_init__(self) -> None:
+        require_choices(self)
         check_count(self, "layers_per_step", "dims_per_step")
         require_not_negative(self, "alignment_weight")
         if self.temperature is not None:

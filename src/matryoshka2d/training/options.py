@@ -1,7 +1,8 @@
-"""What a training run is made of: one documented field a choice, shared by Python, YAML and the command line."""
+"""The choices of a training run: one documented field each, for Python, YAML and the command line."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -33,9 +34,12 @@ class TrainingOptions:
     (64, 'all-sizes')
     """
 
-    model: str = _choice("default", "Model to start from: a folder, a hub name, or 'default' (all-MiniLM-L6-v2).")
+    model: str = _choice(
+        "default", "Model to start from: a folder, a hub name, or 'default' (all-MiniLM-L6-v2)."
+    )
     data: list[str] = _choice(
-        [], "Training data: JSONL, CSV, TSV, Parquet, text (one a line) or a hub data set; repeat to mix several."
+        [],
+        "Training data: JSONL, CSV, TSV, Parquet, text (one a line) or a hub data set; repeat to mix several.",
     )
     output: str = _choice("", "Folder that the trained model is written to.")
     columns: dict[str, str] = _choice(
@@ -49,9 +53,12 @@ class TrainingOptions:
     strategy: str = _choice(
         "all-sizes", "Which sizes a step trains: all-sizes, 2dmse, mrl, ese, starbucks, matryoshka2d, full."
     )
-    strategy_options: dict[str, str] = _choice({}, "Options of the strategy, as layers_per_step=2,temperature=1.")
+    strategy_options: dict[str, str] = _choice(
+        {}, "Options of the strategy, as layers_per_step=2,temperature=1."
+    )
     heads: bool | None = _choice(
-        None, "Give inner exits a light linear head. Default: yes for all-sizes, no for the published methods."
+        None,
+        "Give inner exits a light linear head. Default: yes for all-sizes, no for the published methods.",
     )
     pooling: str | None = _choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
     teacher: str | None = _choice(
@@ -62,21 +69,29 @@ class TrainingOptions:
     epochs: float = _choice(1.0, "Passes over the data.")
     batch_size: int = _choice(64, "Rows a step. Larger gives more in-batch negatives and needs more memory.")
     learning_rate: float | None = _choice(
-        None, "Rate of the lowest layer. Default: 3e-4 for all-sizes, 1e-4 for the other 2D strategies, 2e-5 else."
+        None,
+        "Rate of the lowest layer. Default: 3e-4 for all-sizes, 1e-4 for the other 2D strategies, 2e-5 else.",
     )
     top_learning_rate: float | None = _choice(
-        None, "Rate of the highest layer; layers between fall geometrically. Default: a tenth for all-sizes, else equal."
+        None,
+        "Rate of the highest layer; layers between fall geometrically. Default: a tenth for all-sizes, else equal.",
     )
     head_learning_rate: float = _choice(1e-3, "Rate of the exit heads.")
     warmup: float = _choice(0.1, "Share of the steps over which the rates rise.")
     weight_decay: float = _choice(0.01, "Weight decay of AdamW.")
     max_length: int = _choice(128, "Tokens a text; longer texts are cut. Raise it for documents.")
     dropout: float | None = _choice(None, "Dropout while training. Default: what the model's config says.")
-    precision: str = _choice("auto", "auto, bf16, fp16 or fp32; auto is bf16 where the processor has units for it.")
+    precision: str = _choice(
+        "auto", "auto, bf16, fp16 or fp32; auto is bf16 where the processor has units for it."
+    )
     gradient_accumulation: int = _choice(1, "Steps whose gradients are added up before the weights move.")
     seed: int = _choice(0, "Seed of everything: data order, dropout, sampled sizes.")
-    dev: str | None = _choice(None, "STS file or folder whose dev split picks the best checkpoint over the whole grid.")
-    dev_sizes: str | None = _choice(None, "Sizes judged on dev, as 1-6x32,128,384. Default: those that are trained.")
+    dev: str | None = _choice(
+        None, "STS file or folder whose dev split picks the best checkpoint over the whole grid."
+    )
+    dev_sizes: str | None = _choice(
+        None, "Sizes judged on dev, as 1-6x32,128,384. Default: those that are trained."
+    )
     evaluations: int = _choice(4, "How often a run looks at dev and saves a checkpoint.")
     checkpoints: bool = _choice(True, "Save checkpoints beside the output, so that a killed run can resume.")
     resume: bool = _choice(False, "Go on from the last complete checkpoint of the same output.")
@@ -103,7 +118,9 @@ class TrainingOptions:
     def check_complete(self) -> None:
         """Raise a `UserError` unless data and output are named."""
         if not self.data:
-            raise UserError("no training data: expected at least one file or hub data set, as --data pairs.jsonl")
+            raise UserError(
+                "no training data: expected at least one file or hub data set, as --data pairs.jsonl"
+            )
         if not self.output:
             raise UserError("no output: expected the folder to write the model to, as --output my-model")
 
@@ -131,7 +148,7 @@ class TrainingOptions:
 
 
 def _check_range(name: str, value: float, low: float, high: float | None) -> None:
-    if value < low or (high is not None and value > high) or value != value:
+    if value < low or (high is not None and value > high) or math.isnan(value):
         upper = "" if high is None else f" and at most {high}"
         raise UserError(f"{name} is {value}: expected at least {low}{upper}")
 
@@ -139,7 +156,7 @@ def _check_range(name: str, value: float, low: float, high: float | None) -> Non
 def _typed(key: str, annotation: str, value: Any, source: str) -> Any:
     if value is None and "None" in annotation:
         return None
-    kind = annotation.split(" | ")[0]
+    kind = annotation.split(" | ", maxsplit=1)[0]
     if kind.startswith("list"):
         return [str(item) for item in (value if isinstance(value, list) else [value])]
     if kind.startswith("dict"):
@@ -152,8 +169,10 @@ def _typed(key: str, annotation: str, value: Any, source: str) -> Any:
             return float(value)
         except ValueError:
             pass
-    elif (kind == "int" and isinstance(value, int) and not isinstance(value, bool)) or (
-        kind == "bool" and isinstance(value, bool)
-    ) or (kind == "str" and isinstance(value, (str, int, float))):
+    elif (
+        (kind == "int" and isinstance(value, int) and not isinstance(value, bool))
+        or (kind == "bool" and isinstance(value, bool))
+        or (kind == "str" and isinstance(value, (str, int, float)))
+    ):
         return value if kind != "str" else str(value)
     raise UserError(f"{source}: option '{key}' is {value!r}: expected {kind}")

@@ -75,7 +75,11 @@ def teacher_vectors(
 def cache_folder() -> Path:
     """Return where teachers' vectors are kept: ``$MATRYOSHKA2D_CACHE`` or the user's cache folder."""
     named = os.environ.get("MATRYOSHKA2D_CACHE")
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "matryoshka2d"
+    base = (
+        Path(named)
+        if named
+        else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "matryoshka2d"
+    )
     return base / "teachers"
 
 

@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformerTrainer
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
+from matryoshka2d.data.batching import GroupDroppingCollator
 from matryoshka2d.loss import ElasticLoss
 
 _STAGING = "unfinished"
@@ -17,6 +18,8 @@ _STAGING = "unfinished"
 
 class ElasticTrainer(SentenceTransformerTrainer):
     """A trainer whose checkpoints are staged under another name and renamed when complete."""
+
+    data_collator_class = GroupDroppingCollator
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         run = Path(self.args.output_dir)

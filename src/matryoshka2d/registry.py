@@ -12,6 +12,7 @@ import inspect
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from matryoshka2d.errors import UserError, did_you_mean
@@ -107,6 +108,27 @@ def require_not_negative(owner: object, *names: str) -> None:
         require(0 <= value < float("inf"), f"{label} is {value}: expected 0 or more")
 
 
+def require_choices(owner: Any) -> None:
+    """Raise `UserError` unless every field with a fixed list of values has one of them."""
+    for name, annotation in get_type_hints(type(owner)).items():
+        choices = _choices(annotation)
+        value = getattr(owner, name)
+        if choices and value not in choices:
+            label, expected = f"{type(owner).__name__}.{name}", _type_name(annotation)
+            hint = did_you_mean(str(value), map(str, choices))
+            raise UserError(f"{label} is {value!r}: expected {expected}.{hint}")
+
+
+def _choices(annotation: Any) -> tuple[object, ...]:
+    """Return the values that a Literal, or an optional Literal, allows; nothing for any other type."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = [choice for part in get_args(annotation) for choice in _choices(part)]
+        return (*inner, None) if inner else ()
+    return ()
+
+
 def _fields(made: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(made)
 
@@ -122,7 +144,7 @@ def _value(owner: str, option: str, annotation: Any, value: object) -> Any:
     except UserError as error:
         raise UserError(f"option '{option}' of {owner}: {error}") from None
     except (TypeError, ValueError, OverflowError):
-        hint = did_you_mean(str(value), [str(choice) for choice in get_args(annotation)])
+        hint = did_you_mean(str(value), map(str, _choices(annotation)))
         raise UserError(
             f"option '{option}' of {owner} is {value!r}: expected {_type_name(annotation)}.{hint}"
         ) from None
@@ -222,8 +244,7 @@ def _parameters(doc: str) -> dict[str, str]:
     helps: dict[str, str] = {}
     names: list[str] = []
     _, _, section = doc.partition("\nParameters\n----------\n")
-    lines = section.splitlines()
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in pairwise([*section.splitlines(), ""]):
         if following.startswith("---"):
             break
         if line and not line.startswith(" "):

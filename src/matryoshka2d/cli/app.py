@@ -1,0 +1,41 @@
+"""The application: its commands, in the order in which a user meets them."""
+
+from __future__ import annotations
+
+import typer
+
+from matryoshka2d.cli.encode import encode
+from matryoshka2d.cli.evaluate import evaluate
+from matryoshka2d.cli.quickstart import quickstart
+from matryoshka2d.cli.train import train_command
+from matryoshka2d.cli.truncate import truncate
+
+app = typer.Typer(
+    help="One sentence-embedding model, any depth, any width: train, look at the grid, ship a size.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    context: typer.Context,
+    show: bool = typer.Option(False, "--version", help="Show the version and stop."),
+) -> None:
+    """Print the version, if asked to."""
+    if show:
+        from matryoshka2d import __version__
+
+        print(f"matryoshka2d {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+app.command()(quickstart)
+app.command("train")(train_command)
+app.command()(evaluate)
+app.command()(truncate)
+app.command()(encode)

@@ -1,0 +1,64 @@
+"""What the commands share: quiet libraries, machine-readable output, the options of every command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no notes.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the best there is.")]
+Pooling = Annotated[
+    str | None, typer.Option(help="mean, cls or last: only for a plain transformers checkpoint.")
+]
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' own bars and notes off the terminal; errors still come through."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|sentence_transformers)\b.*")
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout."""
+    json.dump(value, sys.stdout, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def say(text: str, *, silent: bool) -> None:
+    """Print a note on stderr, so that stdout stays for results."""
+    if not silent:
+        print(text, file=sys.stderr)
+
+
+def pairs(text: str | None) -> dict[str, str]:
+    """Read ``a=1,b=2`` into a dict.
+
+    >>> pairs("dims=8,16,temperature=0.5")
+    {'dims': '8,16', 'temperature': '0.5'}
+    """
+    from matryoshka2d.errors import UserError
+
+    found: dict[str, str] = {}
+    last = ""
+    for piece in text.split(",") if text else []:
+        name, equals, value = piece.partition("=")
+        if equals:
+            last = name.strip()
+            found[last] = value.strip()
+        elif last:
+            # A comma inside a value, as in dims=8,16.
+            found[last] = f"{found[last]},{piece.strip()}"
+        else:
+            raise UserError(f"'{text}' is not a list of options: expected NAME=VALUE,NAME=VALUE")
+    return found

@@ -1,0 +1,50 @@
+"""matryoshka2d truncate: cut one size out of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from matryoshka2d.cli.common import Device, Json, Overwrite, Pooling, Quiet, print_json, quiet_libraries
+
+
+def truncate(
+    model: Annotated[str, typer.Argument(help="The model: a folder, a hub name, or 'default'.")],
+    size: Annotated[str, typer.Argument(help="The size to cut out, LAYERSxDIMS, as 3x128.")],
+    output: Annotated[Path, typer.Argument(help="Folder that the smaller model is written to.")],
+    pooling: Pooling = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cut one size out of a model, as a plain sentence-transformers model that needs nothing of this package.
+
+    Example: matryoshka2d truncate my-model 3x128 my-model-3x128
+    """
+    from matryoshka2d.files import check_free, staged_folder
+    from matryoshka2d.size import Size
+
+    wanted = Size.parse(size)
+    check_free(output, overwrite=overwrite)
+    quiet_libraries()
+    from matryoshka2d.default_model import resolve_model
+    from matryoshka2d.encoder import ElasticEncoder
+
+    encoder = ElasticEncoder(resolve_model(model), pooling=pooling, device=device)
+    plain = encoder.truncate(wanted)
+    with staged_folder(output, overwrite=overwrite) as folder:
+        plain.save(str(folder), model_name=output.name)
+    parameters = {
+        "full": sum(p.numel() for p in encoder.parameters()),
+        "cut": sum(p.numel() for p in plain.parameters()),
+    }
+    if json:
+        print_json({"output": str(output), "size": str(wanted), "parameters": parameters})
+    elif not quiet:
+        share = parameters["cut"] / parameters["full"]
+        print(
+            f"Wrote {output}: {wanted}, {parameters['cut'] / 1e6:.1f} M parameters, {share:.0%} of {model}."
+        )

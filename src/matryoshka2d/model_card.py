@@ -1,0 +1,86 @@
+"""The README of a model: what it is, how to use a size of it, its grid, and the command that made it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader
+
+from matryoshka2d import __version__
+from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.evaluation import Grid
+from matryoshka2d.report import markdown_table
+from matryoshka2d.training.options import TrainingOptions
+
+
+def write_model_card(
+    folder: Path, encoder: ElasticEncoder, options: TrainingOptions, dev: Grid | None, steps: int
+) -> None:
+    """Write README.md into a model folder.
+
+    Parameters
+    ----------
+    folder
+        Where the model was saved.
+    encoder
+        The trained encoder.
+    options
+        The choices of the run.
+    dev
+        Its dev grid, if there was a dev set.
+    steps
+        How many steps were trained.
+    """
+    front = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "matryoshka", "matryoshka2d", "feature-extraction"],
+        "base_model": options.model,
+    }
+    template = Environment(loader=PackageLoader("matryoshka2d", "templates"), autoescape=False).get_template(
+        "model_card.md.j2"
+    )
+    text = template.render(
+        front=yaml.safe_dump(front, sort_keys=False).strip(),
+        name=Path(options.output).name,
+        base=options.model,
+        full=encoder.size,
+        half=f"{max(1, encoder.depth // 2)}x{encoder.width // 3 or 1}",
+        strategy=options.strategy,
+        grid=markdown_table(dev) if dev else "",
+        command=command_of(options),
+        steps=steps,
+        version=__version__,
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def command_of(options: TrainingOptions) -> str:
+    """Return the command line that repeats a run.
+
+    >>> command_of(TrainingOptions(data=["a.jsonl"], output="out", seed=1))
+    'matryoshka2d train --data a.jsonl --output out --seed 1'
+    """
+    words = ["matryoshka2d", "train"]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if value == default or field.name in ("resume", "overwrite", "push_to_hub"):
+            continue
+        words += _flag(field.name, value)
+    return shlex.join(words)
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    if isinstance(value, list):
+        return [word for item in value for word in (flag, str(item))]
+    if isinstance(value, dict):
+        return [flag, ",".join(f"{key}={item}" for key, item in value.items())]
+    return [flag, str(value)]

@@ -1,0 +1,251 @@
+"""train(): data, encoder, losses and trainer put together; the result written in one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from transformers import set_seed
+
+from matryoshka2d.data.batching import DistinctRowsBatchSampler
+from matryoshka2d.data.formats import text_columns
+from matryoshka2d.data.mixing import Mixture, read_mixture
+from matryoshka2d.default_model import resolve_model
+from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.errors import UserError
+from matryoshka2d.files import check_free, staged_folder
+from matryoshka2d.loss import ElasticLoss, TeacherLookup
+from matryoshka2d.model_card import write_model_card
+from matryoshka2d.objectives import DataFormat, Objective, default_objective, make_objective
+from matryoshka2d.precision import Precision, resolve_precision
+from matryoshka2d.size import default_sizes
+from matryoshka2d.strategies import Strategy, make_strategy
+from matryoshka2d.training import learning_rates
+from matryoshka2d.training.dev import DevGrid, dev_grid
+from matryoshka2d.training.dropout import set_dropout, training_settings
+from matryoshka2d.training.options import TrainingOptions
+from matryoshka2d.training.teacher import teacher_vectors
+from matryoshka2d.training.trainer import ElasticTrainer, StepOfLoss, last_complete_checkpoint
+
+_ROW = "label"
+_FORMATS = {"texts": DataFormat.TEXT}
+_HEADS_BY_DEFAULT = ("all-sizes",)
+
+
+def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choices: Any) -> ElasticEncoder:
+    """Train an elastic model and write it to a folder.
+
+    Parameters
+    ----------
+    options
+        A `TrainingOptions`; or leave it out and name its fields here.
+    quiet
+        Whether to keep progress bars and notes to oneself.
+    **choices
+        Fields of `TrainingOptions`: ``model``, ``data``, ``output``, ``strategy``, ``seed`` …
+
+    Returns
+    -------
+    ElasticEncoder
+        The trained encoder, as it was written to ``output``.
+
+    Raises
+    ------
+    UserError
+        If an option, a file or the output is wrong; nothing is written then.
+
+    Examples
+    --------
+    >>> train(data=["missing.jsonl"], output="my-model")
+    Traceback (most recent call last):
+    ...
+    matryoshka2d.errors.UserError: ...
+    """
+    options = options or TrainingOptions(**_as_lists(choices))
+    options.check_complete()
+    check_free(Path(options.output), overwrite=options.overwrite)
+    objective_names, strategy = _check_names(options)
+    mixture = read_mixture(options.data, options.columns or None, options.limit)
+    set_seed(options.seed)
+    encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
+    _prepare(encoder, options, strategy)
+    dev = dev_grid(options.dev, options.dev_sizes or encoder.sizes) if options.dev else None
+    losses, datasets = _losses(encoder, mixture, objective_names, strategy, options, quiet)
+    precision = resolve_precision(options.precision, str(encoder.device))
+    on_cpu = encoder.device.type == "cpu"
+    if not quiet:
+        print(
+            f"Training {options.strategy} on {_rows(datasets)} rows in {precision.name}: {precision.reason}"
+        )
+    with training_settings(encoder, options.max_length, on_cpu):
+        trainer = _trainer(encoder, losses, datasets, options, precision, dev, quiet)
+        _run(trainer, options)
+    return _finish(encoder, trainer, options, dev)
+
+
+def _as_lists(choices: dict[str, Any]) -> dict[str, Any]:
+    """Allow ``data="pairs.jsonl"`` beside a list."""
+    data = choices.get("data")
+    paths = [str(data)] if isinstance(data, (str, Path)) else [str(path) for path in data or []]
+    return {**choices, "data": paths, "output": str(choices.get("output", ""))}
+
+
+def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
+    """Make objective and strategy, so that a wrong name or option is said before any model is loaded."""
+    objective = make_objective(options.objective, **options.objective_options) if options.objective else None
+    return objective, make_strategy(options.strategy, **options.strategy_options)
+
+
+def _prepare(encoder: ElasticEncoder, options: TrainingOptions, strategy: Strategy) -> None:
+    heads = options.heads if options.heads is not None else options.strategy in _HEADS_BY_DEFAULT
+    if heads and encoder.depth > 1:
+        encoder.add_heads()
+    if options.dropout is not None:
+        set_dropout(encoder.base, options.dropout)
+    sizes = getattr(strategy, "sizes", ()) or default_sizes(encoder.depth, encoder.width)
+    encoder.record = {
+        **encoder.record,
+        "sizes": [str(size) for size in sizes],
+        "training": {k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
+    }
+
+
+def _losses(
+    encoder: ElasticEncoder,
+    mixture: Mixture,
+    named: Objective | None,
+    strategy: Strategy,
+    options: TrainingOptions,
+    quiet: bool,
+) -> tuple[dict[str, ElasticLoss], dict[str, Dataset]]:
+    losses, datasets = {}, {}
+    for name, rows in mixture.datasets.items():
+        form = _FORMATS.get(mixture.formats[name].name)
+        objective = named or make_objective(
+            default_objective(form or mixture.formats[name].name.replace(" ", "-")),
+            **options.objective_options,
+        )
+        teacher: TeacherLookup | None = None
+        if DataFormat.TEXT in objective.formats:
+            rows = rows.select_columns(text_columns(rows.column_names))
+            rows, teacher = _with_teacher(encoder, rows, options, quiet)
+        losses[name] = ElasticLoss(encoder, objective, strategy, seed=options.seed, teacher=teacher)
+        datasets[name] = rows
+    return losses, datasets
+
+
+def _with_teacher(
+    encoder: ElasticEncoder, rows: Dataset, options: TrainingOptions, quiet: bool
+) -> tuple[Dataset, TeacherLookup | None]:
+    """Return the rows with their numbers as labels, and a lookup of the teacher's vectors by number."""
+    named = options.teacher or "original"
+    if named == "self":
+        return rows, None
+    teacher: SentenceTransformer = encoder
+    if named != "original":
+        teacher = SentenceTransformer(resolve_model(named), device=options.device)
+    columns = text_columns(rows.column_names)
+    lookup = teacher_vectors(teacher, rows, columns, show_progress_bar=not quiet)
+    return rows.add_column(_ROW, list(range(len(rows)))), lookup
+
+
+def _rows(datasets: dict[str, Dataset]) -> int:
+    return sum(len(rows) for rows in datasets.values())
+
+
+def _trainer(
+    encoder: ElasticEncoder,
+    losses: dict[str, ElasticLoss],
+    datasets: dict[str, Dataset],
+    options: TrainingOptions,
+    precision: Precision,
+    dev: DevGrid | None,
+    quiet: bool,
+) -> ElasticTrainer:
+    single = next(iter(losses)) if len(losses) == 1 else None
+    arguments = _arguments(encoder, datasets, options, precision, dev, quiet)
+    return ElasticTrainer(
+        model=encoder,
+        args=arguments,
+        train_dataset=datasets[single] if single else datasets,
+        loss=losses[single] if single else losses,
+        evaluator=dev,
+        callbacks=[StepOfLoss(list(losses.values()), options.gradient_accumulation)],
+    )
+
+
+def _arguments(
+    encoder: ElasticEncoder,
+    datasets: dict[str, Dataset],
+    options: TrainingOptions,
+    precision: Precision,
+    dev: DevGrid | None,
+    quiet: bool,
+) -> SentenceTransformerTrainingArguments:
+    lowest, _ = learning_rates.rates(options)
+    every = 1 / options.evaluations
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(options.run_folder),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        gradient_accumulation_steps=options.gradient_accumulation,
+        learning_rate=lowest,
+        learning_rate_mapping=learning_rates.mapping(encoder, options),
+        warmup_steps=options.warmup,
+        weight_decay=options.weight_decay,
+        optim="adamw_torch_fused",
+        bf16=precision.name == "bf16",
+        fp16=precision.name == "fp16",
+        use_cpu=encoder.device.type == "cpu",
+        seed=options.seed,
+        data_seed=options.seed,
+        batch_sampler=DistinctRowsBatchSampler,
+        dataloader_drop_last=any(len(rows) > options.batch_size for rows in datasets.values()),
+        eval_strategy="steps" if dev else "no",
+        eval_steps=every,
+        save_strategy="steps" if options.checkpoints or dev else "no",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=dev is not None,
+        metric_for_best_model=f"eval_{dev.primary_metric}" if dev else None,
+        greater_is_better=True if dev else None,
+        logging_steps=0.02,
+        report_to=options.report_to,
+        disable_tqdm=quiet,
+        run_name=Path(options.output).name,
+    )
+
+
+def _run(trainer: ElasticTrainer, options: TrainingOptions) -> None:
+    checkpoint = last_complete_checkpoint(options.run_folder) if options.resume else None
+    if options.resume and checkpoint is None:
+        raise UserError(
+            f"nothing to resume: no complete checkpoint in {options.run_folder}; start again without --resume"
+        )
+    if not options.resume:
+        shutil.rmtree(options.run_folder, ignore_errors=True)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory with batch size {options.batch_size}: lower --batch-size or --max-length"
+        ) from error
+
+
+def _finish(
+    encoder: ElasticEncoder, trainer: ElasticTrainer, options: TrainingOptions, dev: DevGrid | None
+) -> ElasticEncoder:
+    encoder.eval()
+    measured = dev.grid(encoder) if dev else None
+    with staged_folder(options.output, overwrite=options.overwrite) as folder:
+        encoder.save(str(folder), create_model_card=False)
+        write_model_card(folder, encoder, options, measured, trainer.state.global_step)
+    shutil.rmtree(options.run_folder, ignore_errors=True)
+    if options.push_to_hub:
+        encoder.push_to_hub(options.push_to_hub, local_model_path=options.output)
+    return encoder

@@ -1,0 +1,65 @@
+"""Files and folders appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from matryoshka2d.errors import UserError
+from matryoshka2d.files import check_free, staged_file, staged_folder
+
+
+def test_a_file_appears_only_when_the_block_ends_well(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a.txt"
+    with pytest.raises(ZeroDivisionError), staged_file(target) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert not target.exists()
+    with staged_file(target) as temporary:
+        temporary.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole"
+    assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_failed_write_keeps_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with staged_folder(target) as folder:
+        (folder / "weights").write_text("old")
+    with pytest.raises(KeyboardInterrupt), staged_folder(target, overwrite=True) as folder:
+        (folder / "weights").write_text("half")
+        raise KeyboardInterrupt
+    assert (target / "weights").read_text() == "old"
+    with staged_folder(target, overwrite=True) as folder:
+        (folder / "other").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["other"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_in_use_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    check_free(tmp_path / "used")
+    (tmp_path / "used" / "x").touch()
+    with pytest.raises(UserError, match="exists already"):
+        check_free(tmp_path / "used")
+    check_free(tmp_path / "used", overwrite=True)
+    with pytest.raises(UserError, match="it is a file"):
+        check_free(tmp_path / "used" / "x")
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        check_free(tmp_path / "used" / "x" / "deeper")
+    with pytest.raises(UserError, match="it is a folder"), staged_file(tmp_path / "used"):
+        pass
+    with (
+        pytest.raises(UserError, match="exists already"),
+        staged_file(tmp_path / "used" / "x", overwrite=False),
+    ):
+        pass
+
+
+def test_an_unwritable_place_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root may write anywhere, so the refusal of the system is played.
+    monkeypatch.setattr("matryoshka2d.files.os.access", lambda *_: False)
+    with pytest.raises(UserError, match="no permission to write") as raised:
+        check_free(tmp_path / "new")
+    assert "\n" not in str(raised.value)
