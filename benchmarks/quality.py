@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py --data NLI.jsonl --sts STS_FOLDER --methods all-sizes 2dmse --seeds 0 1 2
 
-Every run is one JSON file under ``results/quality``, made by the command inside it; a run that is there is not
+Every run is one JSON file under ``results/quality`` with the command that made it; a run that is there is not
 repeated, so a killed benchmark goes on where it was. ``--table`` writes the table of what is there.
 Each run uses the threads that OMP_NUM_THREADS allows, so several may run side by side on one machine.
 """
@@ -48,7 +48,12 @@ def run(method: str, seed: int, arguments: argparse.Namespace) -> Path:
     if target.exists():
         return target
     options = TrainingOptions(
-        data=[arguments.data], output="model", strategy=method, seed=seed, limit=arguments.limit, checkpoints=False
+        data=[arguments.data],
+        output="model",
+        strategy=method,
+        seed=seed,
+        limit=arguments.limit,
+        checkpoints=False,
     )
     sets = read_sts(arguments.sts)
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +101,9 @@ def _spread(values: list[float]) -> str:
 
 def main() -> None:
     """Run what was asked for, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", help="JSONL file of triplets: anchor, positive, negative")
     parser.add_argument("--sts", help="folder of the seven STS sets")
     parser.add_argument("--methods", nargs="*", default=[UNTOUCHED, "all-sizes", "2dmse"])
@@ -116,8 +123,8 @@ def main() -> None:
 
 _PAGE = """# Quality at 48 sizes
 
-all-MiniLM-L6-v2 trained on 20,000 NLI triplets (one epoch, batch 64), Spearman x100 averaged over STS12-16, STS-B
-and SICK-R (test), at the sizes 1-6 x 8, 16, 32, 64, 128, 192, 256, 384. Mean over seeds, lowest and highest seed in
+all-MiniLM-L6-v2 trained on 20,000 NLI triplets (one epoch, batch 64), Spearman x100 averaged over STS12-16,
+STS-B and SICK-R (test), at the sizes 1-6 x 8, 16, 32, 64, 128, 192, 256, 384. Mean over seeds, lowest and highest seed in
 brackets; three seeds show the spread and are no test. Each run's file beside this page holds its command, date and
 processor. Made by `python benchmarks/quality.py --data FILE --sts FOLDER`.
 

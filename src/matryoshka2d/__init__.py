@@ -2,4 +2,58 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.errors import UserError
+    from matryoshka2d.evaluation import Grid, read_sts, sts_grid
+    from matryoshka2d.loss import ElasticLoss
+    from matryoshka2d.objectives import make_objective
+    from matryoshka2d.size import Size, parse_sizes
+    from matryoshka2d.strategies import make_strategy
+    from matryoshka2d.training import TrainingOptions, train
+
 __version__ = "0.1.0"
+
+# Imported when first asked for: `import matryoshka2d` must not wait for torch.
+_HOMES = {
+    "ElasticEncoder": "encoder",
+    "ElasticLoss": "loss",
+    "Grid": "evaluation",
+    "Size": "size",
+    "TrainingOptions": "training",
+    "UserError": "errors",
+    "make_objective": "objectives",
+    "make_strategy": "strategies",
+    "parse_sizes": "size",
+    "read_sts": "evaluation",
+    "sts_grid": "evaluation",
+    "train": "training",
+}
+
+__all__ = [
+    "ElasticEncoder",
+    "ElasticLoss",
+    "Grid",
+    "Size",
+    "TrainingOptions",
+    "UserError",
+    "make_objective",
+    "make_strategy",
+    "parse_sizes",
+    "read_sts",
+    "sts_grid",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'matryoshka2d' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"matryoshka2d.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -55,12 +55,16 @@ ARCHITECTURES: dict[str, Architecture] = {
 """``config.model_type`` → where its layers are."""
 
 
+class UnknownArchitectureError(UserError):
+    """The model's architecture is not in the table, so its inner exits cannot be reached."""
+
+
 def architecture_of(config: Any) -> Architecture:
     """Return the row for a transformers config.
 
     Raises
     ------
-    UserError
+    UnknownArchitectureError
         If the architecture is not in the table; names the known ones and how to add a row.
 
     Examples
@@ -72,7 +76,7 @@ def architecture_of(config: Any) -> Architecture:
     model_type = getattr(config, "model_type", "")
     if model_type not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
-        raise UserError(
+        raise UnknownArchitectureError(
             f"architecture '{model_type}' is not known: expected one of {known}."
             f"{did_you_mean(model_type, ARCHITECTURES)} To add it, put a row into "
             f"matryoshka2d.architectures.ARCHITECTURES: ARCHITECTURES['{model_type}'] = "

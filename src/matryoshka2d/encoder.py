@@ -79,7 +79,9 @@ class ElasticEncoder(SentenceTransformer):
         else:
             super().__init__(**kwargs)
         if not isinstance(self[0], Transformer):
-            raise UserError(f"the model starts with {type(self[0]).__name__}: expected a Transformer module")
+            raise architectures.UnknownArchitectureError(
+                f"the model starts with {type(self[0]).__name__}, which has no layers"
+            )
         architectures.architecture_of(self.base.config)
         self.record: dict[str, Any] = {}
         if model_name_or_path is not None:

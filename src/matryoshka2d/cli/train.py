@@ -76,7 +76,7 @@ def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
         default = []
     option = typer.Option(help=field.metadata["help"])
     optional = default is None and not annotation.startswith("list")
-    hint: Any = Annotated[(kind | None) if optional else kind, option]  # type: ignore[valid-type]
+    hint: Any = Annotated[(kind | None) if optional else kind, option]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 

@@ -39,7 +39,7 @@ class TrainingOptions:
     )
     data: list[str] = _choice(
         [],
-        "Training data: JSONL, CSV, TSV, Parquet, text (one a line) or a hub data set; repeat to mix several.",
+        "Training data: JSONL, CSV, TSV, Parquet, text lines or a hub data set; repeat to mix several.",
     )
     output: str = _choice("", "Folder that the trained model is written to.")
     columns: dict[str, str] = _choice(
@@ -63,7 +63,7 @@ class TrainingOptions:
     pooling: str | None = _choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
     teacher: str | None = _choice(
         None,
-        "For distillation from text: 'self' (the full size as it is being trained), 'original' (the model as it "
+        "For distillation: 'self' (the full size as it is being trained), 'original' (the model as it "
         "was, so that existing indexes stay valid), or another model. Default: original.",
     )
     epochs: float = _choice(1.0, "Passes over the data.")
@@ -74,7 +74,7 @@ class TrainingOptions:
     )
     top_learning_rate: float | None = _choice(
         None,
-        "Rate of the highest layer; layers between fall geometrically. Default: a tenth for all-sizes, else equal.",
+        "Rate of the highest layer; those between fall geometrically. Default: a tenth for all-sizes, else equal.",
     )
     head_learning_rate: float = _choice(1e-3, "Rate of the exit heads.")
     warmup: float = _choice(0.1, "Share of the steps over which the rates rise.")

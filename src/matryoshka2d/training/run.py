@@ -12,9 +12,8 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers import set_seed
 
-from matryoshka2d.data.batching import DistinctRowsBatchSampler
-from matryoshka2d.data.formats import text_columns
-from matryoshka2d.data.mixing import Mixture, read_mixture
+from matryoshka2d.data import DistinctRowsBatchSampler, read_mixture, text_columns
+from matryoshka2d.data.mixing import Mixture
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
