@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+from machine import facts
 from matryoshka2d.cli.common import quiet_libraries
 from matryoshka2d.default_model import default_model_path
 from matryoshka2d.encoder import ElasticEncoder
@@ -30,16 +29,6 @@ SIZES = "1-6x8,16,32,64,128,192,256,384"
 FOLDER = Path(__file__).resolve().parent.parent / "results" / "quality"
 UNTOUCHED = "untouched"
 SHOWN = ("6x384", "3x384", "3x128", "1x384", "1x32", "6x8", "1x8")
-
-
-def processor() -> str:
-    """Return the name of the processor, as a reader of a result needs it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    named = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return f"{named.get('model name', platform.machine())} (family {named.get('cpu family', '?')})"
 
 
 def run(method: str, seed: int, arguments: argparse.Namespace) -> Path:
@@ -68,8 +57,14 @@ def run(method: str, seed: int, arguments: argparse.Namespace) -> Path:
 
 def write(target: Path, grid: Grid, method: str, seed: int, command: str) -> None:
     """Write one result with what made it."""
-    facts = {"method": method, "seed": seed, "date": date.today().isoformat(), "processor": processor()}
-    result = {**facts, "train": command, "mean_of_sizes": grid.mean_over_sizes(), **grid.to_dict()}
+    result = {
+        "method": method,
+        "seed": seed,
+        **facts(),
+        "train": command,
+        "mean_of_sizes": grid.mean_over_sizes(),
+        **grid.to_dict(),
+    }
     with staged_file(target) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
@@ -124,9 +119,10 @@ def main() -> None:
 _PAGE = """# Quality at 48 sizes
 
 all-MiniLM-L6-v2 trained on 20,000 NLI triplets (one epoch, batch 64), Spearman x100 averaged over STS12-16,
-STS-B and SICK-R (test), at the sizes 1-6 x 8, 16, 32, 64, 128, 192, 256, 384. Mean over seeds, lowest and highest seed in
-brackets; three seeds show the spread and are no test. Each run's file beside this page holds its command, date and
-processor. Made by `python benchmarks/quality.py --data FILE --sts FOLDER`.
+STS-B and SICK-R (test), at the sizes 1-6 x 8, 16, 32, 64, 128, 192, 256, 384. Mean over seeds, with the
+lowest and the highest seed in brackets; three seeds show the spread and are no test. Each run's file beside
+this page holds its command, date and processor. Made by
+`python benchmarks/quality.py --data FILE --sts FOLDER`.
 
 """
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError, did_you_mean
-from matryoshka2d.files import staged_file
+from matryoshka2d.files import check_file_free, staged_file
+
+if TYPE_CHECKING:
+    from matryoshka2d.encoder import ElasticEncoder
 
 _CHUNK = 8192
 _INPUTS = (".txt", ".jsonl", ".parquet")
@@ -25,18 +30,61 @@ Row = dict[str, Any]
 Chunk = tuple[list[Row], np.ndarray]
 
 
-def check_files(source: Path, target: Path, *, overwrite: bool = False) -> None:
-    """Raise a `UserError` unless the input can be read and the output may be written."""
+@dataclass(frozen=True)
+class Survey:
+    """What one look over the input tells: it is sound, and this is what it holds.
+
+    Parameters
+    ----------
+    rows
+        How many texts there are.
+    column
+        The column of texts.
+    schema
+        The columns of a Parquet output but for the vectors; None for other outputs.
+    """
+
+    rows: int
+    column: str
+    schema: pa.Schema | None = None
+
+
+def check_files(
+    source: str | Path, target: str | Path, *, column: str | None = None, overwrite: bool = False
+) -> Survey:
+    """Look over the input once and see that the output may be written; call it before a model is loaded.
+
+    Parameters
+    ----------
+    source, target, column, overwrite
+        As in `encode_file`.
+
+    Raises
+    ------
+    UserError
+        If a file, the column or a text is not usable.
+    """
+    source, target = Path(source), Path(target)
     if not source.is_file():
         nearby = [entry.name for entry in source.parent.iterdir()] if source.parent.is_dir() else []
         raise UserError(f"input {source} does not exist.{did_you_mean(source.name, nearby)}")
     for path, known, what in ((source, _INPUTS, "input"), (target, _OUTPUTS, "output")):
         if path.suffix not in known:
             raise UserError(f"{what} {path} ends in '{path.suffix}': expected {', '.join(known)}")
-    if target.exists() and not overwrite:
-        raise UserError(f"{target} exists already: choose another output or pass --overwrite")
     if target.exists() and target.samefile(source):
         raise UserError(f"{target} is the input itself: choose another output")
+    check_file_free(target, overwrite=overwrite)
+    return _survey(source, column, with_schema=target.suffix == ".parquet")
+
+
+def check_prompt(prompts: Iterable[str], prompt_name: str | None) -> None:
+    """Raise a `UserError` unless the prompt is one of the model's, or none is asked for."""
+    names = list(prompts)
+    if prompt_name is not None and prompt_name not in names:
+        known = f"expected one of {', '.join(names)}" if names else "it has none"
+        raise UserError(
+            f"the model has no prompt '{prompt_name}': {known}.{did_you_mean(prompt_name, names)}"
+        )
 
 
 def encode_file(
@@ -57,10 +105,10 @@ def encode_file(
     encoder
         The encoder; load it with a ``size`` to have vectors of that size.
     source
-        ``.txt`` with one text a line, ``.jsonl`` or ``.parquet``.
+        ``.txt`` with one text a line, ``.jsonl`` or ``.parquet``. Blank lines are skipped.
     target
         ``.npy`` (float32 [rows, dims]), or ``.parquet`` or ``.jsonl`` with the input's columns and one
-        more, ``embedding``.
+        more, ``embedding``; an older column of that name is replaced.
     column
         The column of texts; by default ``text`` or another usual name, or the only one.
     prompt_name, batch_size, show_progress_bar
@@ -79,23 +127,22 @@ def encode_file(
         If a file, the column or a text is not usable; the target is then untouched.
     """
     source, target = Path(source), Path(target)
-    check_files(source, target, overwrite=overwrite)
-    total = _count(source)
-    if total == 0:
-        raise UserError(f"{source} is empty: expected at least one text")
+    survey = check_files(source, target, column=column, overwrite=overwrite)
+    check_prompt(encoder.prompts, prompt_name)
 
     def chunks() -> Iterator[Chunk]:
         from tqdm.auto import tqdm
 
-        with tqdm(total=total, desc="Encoding", unit=" texts", disable=not show_progress_bar) as bar:
-            for rows in _read(source):
-                texts = _texts(rows, column, source, first=bar.n)
+        with tqdm(total=survey.rows, desc="Encoding", unit=" texts", disable=not show_progress_bar) as bar:
+            for numbered in _chunks(source):
+                rows = [row for _, row in numbered]
+                texts = [row[survey.column] for row in rows]
                 yield rows, _vectors(encoder, texts, prompt_name, batch_size)
                 bar.update(len(rows))
 
     with staged_file(target, overwrite=overwrite) as temporary:
-        _WRITERS[target.suffix](temporary, chunks(), total, encoder.size.dims)
-    return total
+        _WRITERS[target.suffix](temporary, chunks(), survey, encoder.size.dims)
+    return survey.rows
 
 
 def _vectors(
@@ -107,66 +154,49 @@ def _vectors(
     return np.asarray(vectors, dtype=np.float32)
 
 
-def _count(source: Path) -> int:
-    if source.suffix == ".parquet":
-        return int(_parquet(source).metadata.num_rows)
-    with source.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
+def _survey(source: Path, column: str | None, *, with_schema: bool) -> Survey:
+    total, name = 0, ""
+    schemas = [_parquet(source).schema_arrow] if source.suffix == ".parquet" and with_schema else []
+    for numbered in _chunks(source):
+        name = name or _text_column(numbered[0][1], column, source)
+        for place, row in numbered:
+            _check_text(row.get(name), name, source, place)
+        total += len(numbered)
+        if with_schema and source.suffix != ".parquet":
+            schemas.append(_schema([row for _, row in numbered], source))
+    if total == 0:
+        raise UserError(f"{source} is empty: expected at least one text")
+    return Survey(total, name, _joined(schemas, source) if with_schema else None)
 
 
-def _parquet(source: Path) -> pq.ParquetFile:
+def _schema(rows: list[Row], source: Path) -> pa.Schema:
+    """Return the columns of all rows: a later row may have more than the first."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    with _as_parquet(source):
+        return pa.schema({name: pa.infer_type([row.get(name) for row in rows]) for name in names})
+
+
+def _joined(schemas: list[pa.Schema], source: Path) -> pa.Schema:
+    with _as_parquet(source):
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+    return pa.schema([field for field in schema if field.name != VECTOR_COLUMN])
+
+
+@contextmanager
+def _as_parquet(file: Path) -> Iterator[None]:
     try:
-        return pq.ParquetFile(source)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{source} is not a Parquet file: {str(error).splitlines()[0]}") from error
+        yield
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{file} does not fit into Parquet: {reason}; choose a .jsonl output") from error
 
 
-def _read(source: Path) -> Iterator[list[Row]]:
-    if source.suffix == ".parquet":
-        for batch in _parquet(source).iter_batches(_CHUNK):
-            yield batch.to_pylist()
-        return
-    rows: list[Row] = []
-    try:
-        with source.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                rows.append(_row(line, number, source))
-                if len(rows) == _CHUNK:
-                    yield rows
-                    rows = []
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source} is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    if rows:
-        yield rows
-
-
-def _row(line: str, number: int, source: Path) -> Row:
-    if source.suffix == ".txt":
-        return {"text": line.rstrip("\r\n")}
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+def _check_text(text: Any, column: str, source: Path, place: int) -> None:
+    if not isinstance(text, str) or not text.strip():
+        unit = "row" if source.suffix == ".parquet" else "line"
         raise UserError(
-            f"{source} line {number} is not JSON: {error.msg}; expected one object a line"
-        ) from error
-    if not isinstance(row, dict):
-        raise UserError(
-            f'{source} line {number} is not a JSON object: expected lines such as {{"text": "…"}}'
+            f"{source} {unit} {place}: column '{column}' is {text!r}: expected a text that is not empty"
         )
-    return row
-
-
-def _texts(rows: list[Row], column: str | None, source: Path, first: int) -> list[str]:
-    name = _text_column(rows[0], column, source)
-    texts = [row.get(name) for row in rows]
-    for offset, text in enumerate(texts, start=first + 1):
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(
-                f"{source} row {offset}: column '{name}' is {text!r}: expected a text that is not empty"
-            )
-    return [str(text) for text in texts]
 
 
 def _text_column(row: Row, column: str | None, source: Path) -> str:
@@ -177,15 +207,77 @@ def _text_column(row: Row, column: str | None, source: Path) -> str:
                 f"{source} has no column '{column}': it has {', '.join(names)}.{did_you_mean(column, names)}"
             )
         return column
+    usual = [name for name in _USUAL_COLUMNS if name in row]
     texts = [name for name, value in row.items() if isinstance(value, str)]
-    usual = [name for name in _USUAL_COLUMNS if name in texts]
     if usual or len(texts) == 1:
         return (usual or texts)[0]
     raise UserError(f"{source}: which column holds the texts? Name one of {', '.join(names)} with --column")
 
 
-def _write_npy(path: Path, chunks: Iterator[Chunk], total: int, dims: int) -> None:
-    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(total, dims))
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _chunks(source: Path) -> Iterator[list[tuple[int, Row]]]:
+    """Yield the rows with their places in the file, a chunk at a time."""
+    rows = _parquet_rows(source) if source.suffix == ".parquet" else _line_rows(source)
+    while chunk := list(islice(rows, _CHUNK)):
+        yield chunk
+
+
+def _parquet(source: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(source)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{source} is not a Parquet file: {str(error).splitlines()[0]}") from error
+
+
+def _parquet_rows(source: Path) -> Iterator[tuple[int, Row]]:
+    rows = (row for batch in _parquet(source).iter_batches(_CHUNK) for row in batch.to_pylist())
+    yield from enumerate(rows, start=1)
+
+
+def _line_rows(source: Path) -> Iterator[tuple[int, Row]]:
+    # Only a line feed ends a line, and the mark that some editors put first is no part of a text.
+    try:
+        with source.open(encoding="utf-8-sig", newline="\n") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, _row(line, number, source)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
+
+
+def _row(line: str, number: int, source: Path) -> Row:
+    if source.suffix == ".txt":
+        return {"text": line.rstrip("\r\n")}
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", str(error))
+        raise UserError(
+            f"{source} line {number} is not JSON: {reason}; expected one object a line"
+        ) from error
+    if not isinstance(row, dict):
+        raise UserError(
+            f'{source} line {number} is not a JSON object: expected lines such as {{"text": "…"}}'
+        )
+    if "\\ud" in line.lower():
+        _check_unicode(row, number, source)
+    return row
+
+
+def _check_unicode(row: Row, number: int, source: Path) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{source} line {number} holds half a surrogate pair: remove it") from error
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _write_npy(path: Path, chunks: Iterator[Chunk], survey: Survey, dims: int) -> None:
+    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(survey.rows, dims))
     start = 0
     for _, vectors in chunks:
         matrix[start : start + len(vectors)] = vectors
@@ -193,30 +285,26 @@ def _write_npy(path: Path, chunks: Iterator[Chunk], total: int, dims: int) -> No
     matrix.flush()
 
 
-def _write_jsonl(path: Path, chunks: Iterator[Chunk], *_: int) -> None:
-    with path.open("w", encoding="utf-8") as out:
+def _write_jsonl(path: Path, chunks: Iterator[Chunk], *_: Any) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as out:
         for rows, vectors in chunks:
             for row, vector in zip(rows, vectors, strict=True):
-                out.write(json.dumps({**row, VECTOR_COLUMN: vector.tolist()}, ensure_ascii=False) + "\n")
+                # Parquet holds dates and the like, which JSON writes as text.
+                line = json.dumps({**row, VECTOR_COLUMN: vector.tolist()}, ensure_ascii=False, default=str)
+                out.write(line + "\n")
 
 
-def _write_parquet(path: Path, chunks: Iterator[Chunk], _: int, dims: int) -> None:
-    writer: pq.ParquetWriter | None = None
-    try:
+def _write_parquet(path: Path, chunks: Iterator[Chunk], survey: Survey, dims: int) -> None:
+    vectors_of = pa.field(VECTOR_COLUMN, pa.list_(pa.float32(), dims))
+    assert survey.schema is not None
+    with _as_parquet(Path(path.name)), pq.ParquetWriter(path, survey.schema.append(vectors_of)) as writer:
         for rows, vectors in chunks:
-            table = pa.Table.from_pylist(
-                [{k: v for k, v in row.items() if k != VECTOR_COLUMN} for row in rows]
-            )
+            table = pa.Table.from_pylist(rows, schema=survey.schema)
             column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dims)
-            table = table.append_column(VECTOR_COLUMN, column)
-            writer = writer or pq.ParquetWriter(path, table.schema)
-            writer.write_table(table.cast(writer.schema))
-    finally:
-        if writer is not None:
-            writer.close()
+            writer.write_table(table.append_column(vectors_of, column))
 
 
-_WRITERS: dict[str, Callable[..., None]] = {
+_WRITERS: dict[str, Callable[[Path, Iterator[Chunk], Survey, int], None]] = {
     ".npy": _write_npy,
     ".jsonl": _write_jsonl,
     ".parquet": _write_parquet,

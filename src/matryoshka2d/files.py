@@ -29,10 +29,7 @@ def staged_file(target: str | os.PathLike[str], *, overwrite: bool = True) -> It
         If the target exists and may not be replaced, is a folder, or cannot be written.
     """
     path = Path(target)
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder, expected a file name")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} exists already: choose another name or pass --overwrite")
+    check_file_free(path, overwrite=overwrite)
     with _temporary_sibling(path) as temporary:
         yield temporary
         temporary.replace(path)
@@ -56,6 +53,15 @@ def staged_folder(target: str | os.PathLike[str], *, overwrite: bool = False) ->
         temporary.mkdir()
         yield temporary
         _swap_in(temporary, path)
+
+
+def check_file_free(path: Path, *, overwrite: bool = False) -> None:
+    """Raise a `UserError` unless a file of that name may be written; call it before long work."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder, expected a file name")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists already: choose another name or pass --overwrite")
+    _check_writable(path)
 
 
 def check_free(path: Path, *, overwrite: bool = False) -> None:

@@ -71,9 +71,10 @@ def in_one_line(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
-        place = "" if Path(name).is_dir() else "no such folder, and the hub did not give it: "
+        missing = isinstance(error, OSError) and not Path(name).is_dir()
+        place = "no such folder, and the hub did not give it: " if missing else ""
         raise UserError(f"model '{name}' cannot be loaded: {place}{words[0]}") from error
 
 

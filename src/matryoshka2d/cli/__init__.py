@@ -5,31 +5,41 @@ from __future__ import annotations
 import os
 import sys
 
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
     # Said before any library is imported: its bars and reports would bury ours.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    import click
+    import typer
 
     from matryoshka2d.cli.app import app
     from matryoshka2d.errors import UserError
 
+    # Newer versions of typer carry a click of their own: its class is reached through what typer exports.
+    wrong_usage: type[Exception] = typer.BadParameter.__mro__[1]
     try:
-        result = app(standalone_mode=False)
+        code = app(standalone_mode=False)
     except UserError as error:
         _stop(str(error), 2)
-    except click.ClickException as error:
-        _stop(" ".join(error.format_message().split()), 2)
-    except (KeyboardInterrupt, click.Abort):
-        _stop("interrupted: nothing was left half-written", 130)
+    except wrong_usage as error:
+        _stop(_one_line(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
     except OSError as error:
         if error.errno is None:
             raise
         _stop(f"{error.strerror}: {error.filename or 'a file'}", 2)
-    else:
-        sys.exit(result if isinstance(result, int) else 0)
+    if code == _INTERRUPTED:
+        _stop("interrupted: nothing was left half-written", code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: Exception) -> str:
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    return " ".join(message.split())
 
 
 def _stop(message: str, code: int) -> None:

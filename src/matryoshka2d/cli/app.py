@@ -12,7 +12,6 @@ from matryoshka2d.cli.truncate import truncate
 
 app = typer.Typer(
     help="One sentence-embedding model, any depth, any width: train, look at the grid, ship a size.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -40,7 +40,7 @@ def encode(
     from matryoshka2d.size import Size
 
     wanted = None if size is None else Size.parse(size)
-    check_files(input, output, overwrite=overwrite)
+    check_files(input, output, column=column, overwrite=overwrite)
     quiet_libraries()
     from matryoshka2d.default_model import resolve_model
     from matryoshka2d.encoder import ElasticEncoder

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from matryoshka2d.cli.common import Device, Json, Overwrite, Pooling, Quiet, print_json, quiet_libraries
+from matryoshka2d.cli.common import Device, Json, Overwrite, Pooling, Quiet, print_json, quiet_libraries, say
 from matryoshka2d.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,17 +52,21 @@ def evaluate(
 
     Example: matryoshka2d evaluate my-model --sts STS_FOLDER --sizes 1-6x8,16,32 --output my-report
     """
-    _check(sts, retrieval, output, overwrite)
+    cuts = list(dict.fromkeys(["prefix", *cut]))
+    _check(sts, retrieval, sizes, metric, cuts, output, overwrite)
     sets = _read(sts, retrieval, split)
     quiet_libraries()
-    encoder = load(model, pooling, device)
+    encoder = load(model, pooling, device, quiet=quiet)
+    from matryoshka2d.encoding import check_prompt
+
+    check_prompt(encoder.prompts, prompt_name)
     grids = _grids(
         encoder,
         sets,
         name=Path(model).name,
         sizes=sizes,
         metric=metric,
-        cuts=list(dict.fromkeys(["prefix", *cut])),
+        cuts=cuts,
         prompt_name=prompt_name,
         batch_size=batch_size,
         show_progress_bar=not (quiet or json),
@@ -74,8 +79,9 @@ def evaluate(
         _show(grids)
 
 
-def load(model: str, pooling: str | None, device: str | None) -> Any:
+def load(model: str, pooling: str | None, device: str | None, *, quiet: bool = False) -> Any:
     """Load an elastic encoder, or a plain model where the architecture is not in the table."""
+    from matryoshka2d import loading
     from matryoshka2d.architectures import UnknownArchitectureError
     from matryoshka2d.default_model import resolve_model
     from matryoshka2d.encoder import ElasticEncoder
@@ -86,15 +92,33 @@ def load(model: str, pooling: str | None, device: str | None) -> Any:
     except UnknownArchitectureError as unknown:
         from sentence_transformers import SentenceTransformer
 
-        print(f"note: {unknown} Only its full depth is evaluated.", file=sys.stderr)
-        return SentenceTransformer(name, device=device)
+        say(f"note: {unknown}. Only its full depth is evaluated.", silent=quiet)
+        with loading.in_one_line(name):
+            return SentenceTransformer(**loading.init_arguments(name, None, pooling, {"device": device}))
 
 
-def _check(sts: list[str], retrieval: list[str], output: Path | None, overwrite: bool) -> None:
+def _check(
+    sts: list[str],
+    retrieval: list[str],
+    sizes: str | None,
+    metric: str,
+    cuts: list[str],
+    output: Path | None,
+    overwrite: bool,
+) -> None:
+    """Find every mistake that can be found before a file is read or a model is loaded."""
+    from matryoshka2d.evaluation.correlation import correlation_of
+    from matryoshka2d.evaluation.cuts import check_cut
     from matryoshka2d.files import check_free
+    from matryoshka2d.size import parse_sizes
 
     if not sts and not retrieval:
         raise UserError("nothing to evaluate on: expected --sts FOLDER or --retrieval FOLDER")
+    correlation_of(metric)
+    for cut in cuts:
+        check_cut(cut)
+    if sizes is not None:
+        parse_sizes(sizes)
     if output is not None:
         check_free(output, overwrite=overwrite)
 
@@ -172,5 +196,5 @@ def _write(output: Path, grids: dict[str, dict[str, Grid]], overwrite: bool) -> 
             named = {f"{cut} cut": grid for cut, grid in by_cut.items()}
             save_figure(heatmap(named if len(named) > 1 else main), folder / f"heatmap{suffix}.png")
             others = {f"{cut} cut": grid for cut, grid in by_cut.items() if cut != "prefix"}
-            provenance = {"command": " ".join(["matryoshka2d", *sys.argv[1:]])}
+            provenance = {"command": shlex.join(["matryoshka2d", *sys.argv[1:]])}
             write_report(folder / f"report{suffix}.html", main, comparisons=others, provenance=provenance)

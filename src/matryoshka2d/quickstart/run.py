@@ -16,7 +16,7 @@ from rich.table import Table
 from matryoshka2d.default_model import default_model_path
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.evaluation import Grid, RetrievalSet, agreement_grids, read_sts, retrieval_grid, sts_grid
-from matryoshka2d.files import staged_folder
+from matryoshka2d.files import check_free, staged_folder
 from matryoshka2d.quickstart.corpus import Corpus, python_documentation
 from matryoshka2d.quickstart.retrieval_task import DEMO_QUESTIONS, demo_passages, retrieval_task
 from matryoshka2d.report import grid_table, heatmap, save_figure, write_report
@@ -106,6 +106,7 @@ def quickstart(
     """
     console = Console(quiet=quiet)
     started = time.perf_counter()
+    check_free(Path(output), overwrite=overwrite)
     sets = read_sts(sts) if sts else []
     original = ElasticEncoder(default_model_path())
     wanted = original.check(size)
@@ -239,7 +240,7 @@ def _write(folder: Path, result: QuickstartResult) -> None:
 
 def _show_next(console: Console, result: QuickstartResult, size: Size) -> None:
     console.print(
-        f"Wrote {result.output} in {result.seconds:.0f} s: the elastic model (model), size {size} cut from it "
-        f"(model-{size}, plain sentence-transformers), report.html and heatmap.png."
+        f"Wrote {result.output} in {result.seconds:.0f} s: the elastic model, size {size} cut from it "
+        f"(model-{size}, a plain sentence-transformers model), report.html and heatmap.png."
     )
     console.print(f"Next: matryoshka2d encode {result.output}/model TEXTS.txt vectors.npy --size {size}")

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from matryoshka2d.training.options import TrainingOptions
-from matryoshka2d.training.run import train
+
+if TYPE_CHECKING:
+    from matryoshka2d.training.run import train
 
 __all__ = ["TrainingOptions", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # The command line reads the options for its help, which must not wait for torch.
+    if name == "train":
+        from matryoshka2d.training.run import train
+
+        return train
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -22,10 +22,9 @@ class DevGrid(SentenceEvaluator):
         The sizes that are judged; checkpoints are compared by their mean.
     """
 
-    primary_metric = "dev_mean"
-
     def __init__(self, sets: Iterable[StsSet], sizes: Iterable[Size]) -> None:
         super().__init__()
+        self.primary_metric = "dev_mean"
         self.sets = list(sets)
         self.sizes = tuple(sizes)
 

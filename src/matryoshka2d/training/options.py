@@ -74,7 +74,7 @@ class TrainingOptions:
     )
     top_learning_rate: float | None = _choice(
         None,
-        "Rate of the highest layer; those between fall geometrically. Default: a tenth for all-sizes, else equal.",
+        "Rate of the highest layer, falling geometrically. Default: a tenth for all-sizes, else equal.",
     )
     head_learning_rate: float = _choice(1e-3, "Rate of the exit heads.")
     warmup: float = _choice(0.1, "Share of the steps over which the rates rise.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from matryoshka2d.training import learning_rates
 from matryoshka2d.training.dev import DevGrid, dev_grid
 from matryoshka2d.training.dropout import set_dropout, training_settings
 from matryoshka2d.training.options import TrainingOptions
+from matryoshka2d.training.progress import show_progress
 from matryoshka2d.training.teacher import teacher_vectors
 from matryoshka2d.training.trainer import ElasticTrainer, StepOfLoss, last_complete_checkpoint
 
@@ -78,9 +80,9 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     precision = resolve_precision(options.precision, str(encoder.device))
     on_cpu = encoder.device.type == "cpu"
     if not quiet:
-        print(
-            f"Training {options.strategy} on {_rows(datasets)} rows in {precision.name}: {precision.reason}"
-        )
+        rows = sum(len(rows) for rows in datasets.values())
+        note = f"Training {options.strategy} on {rows} rows in {precision.reason}"
+        print(note, file=sys.stderr)
     with training_settings(encoder, options.max_length, on_cpu):
         trainer = _trainer(encoder, losses, datasets, options, precision, dev, quiet)
         _run(trainer, options)
@@ -153,10 +155,6 @@ def _with_teacher(
     return rows.add_column(_ROW, list(range(len(rows)))), lookup
 
 
-def _rows(datasets: dict[str, Dataset]) -> int:
-    return sum(len(rows) for rows in datasets.values())
-
-
 def _trainer(
     encoder: ElasticEncoder,
     losses: dict[str, ElasticLoss],
@@ -168,7 +166,10 @@ def _trainer(
 ) -> ElasticTrainer:
     single = next(iter(losses)) if len(losses) == 1 else None
     arguments = _arguments(encoder, datasets, options, precision, dev, quiet)
-    return ElasticTrainer(
+    # The library's model card would be made anew at every checkpoint; ours is written once, at the end.
+    encoder.model_card_data.generate_widget_examples = False
+    encoder.model_card_data.widget = [{"text": "A sentence to embed."}]
+    trainer = ElasticTrainer(
         model=encoder,
         args=arguments,
         train_dataset=datasets[single] if single else datasets,
@@ -176,6 +177,8 @@ def _trainer(
         evaluator=dev,
         callbacks=[StepOfLoss(list(losses.values()), options.gradient_accumulation)],
     )
+    show_progress(trainer, quiet)
+    return trainer
 
 
 def _arguments(

@@ -1,0 +1,84 @@
+"""The whole grid against one plain encode of the same texts, in one run.
+
+    python benchmarks/evaluation.py [--sts FOLDER]
+
+The grid computes 48 sizes; the encode computes the full size alone. Their ratio is what the grid costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from machine import facts
+from matryoshka2d.cli.common import quiet_libraries
+from matryoshka2d.default_model import default_model_path
+from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.evaluation import StsSet, encode_sts, read_sts
+from matryoshka2d.quickstart.corpus import python_documentation
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+
+
+def pairs(folder: str | None, limit: int | None) -> list[StsSet]:
+    """Return STS sets, or neighbouring sentences of Python's documentation with made-up scores."""
+    if folder:
+        return read_sts(folder)
+    sentences = python_documentation().held_out[: limit or 4000]
+    half = len(sentences) // 2
+    return [
+        StsSet(
+            "documentation",
+            sentences[:half],
+            sentences[half : 2 * half],
+            np.arange(half, dtype=np.float64) % 6,
+        )
+    ]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Time both in turn and write the ratio."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sts", help="folder of STS files; sentences of Python's documentation by default")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=int)
+    arguments = parser.parse_args()
+    quiet_libraries()
+    sets = pairs(arguments.sts, arguments.limit)
+    texts = list(dict.fromkeys(text for one in sets for text in (*one.sentence1, *one.sentence2)))
+    encoder = ElasticEncoder(default_model_path(), device="cpu")
+    encoder.encode(texts[:64])
+    encode, grid = [], []
+    for _ in range(arguments.rounds):
+        encode.append(seconds(lambda: encoder.encode(texts, size=encoder.size, batch_size=64)))
+        grid.append(seconds(lambda: encode_sts(encoder, sets).grid()))
+    result = {
+        **facts(),
+        "texts": len(texts),
+        "sizes": len(encoder.sizes),
+        "encode_seconds": statistics.median(encode),
+        "grid_seconds": statistics.median(grid),
+        "ratio": statistics.median(g / e for g, e in zip(grid, encode, strict=True)),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Progress of a run: one bar with the loss beside it, and not a line more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sentence_transformers import SentenceTransformerTrainer
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+
+class LossBar(ProgressCallback):  # type: ignore[misc, unused-ignore]
+    """The trainer's bar, with the last loss and dev score behind it instead of a line for each."""
+
+    shown = ("loss", "eval_dev_mean")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Put the newest figures behind the bar."""
+        if self.training_bar is not None:
+            latest = {name: f"{value:.4g}" for name, value in (logs or {}).items() if name in self.shown}
+            self.training_bar.set_postfix(latest, refresh=False)
+
+
+def show_progress(trainer: SentenceTransformerTrainer, quiet: bool) -> None:
+    """Replace the trainer's own reports, which fill a terminal, by one bar, or by nothing."""
+    reports: tuple[type[TrainerCallback], ...] = (PrinterCallback, ProgressCallback)
+    for report in reports:
+        trainer.remove_callback(report)
+    if not quiet:
+        trainer.add_callback(LossBar)

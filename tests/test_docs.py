@@ -1,0 +1,107 @@
+"""Every command and every Python example in the README and the docs runs, on a model that is quick."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from matryoshka2d import cli
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "docs/train.md", "docs/evaluate.md", "docs/ship.md"]
+BLOCK = re.compile(r"```(bash|python|yaml)\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def small_default(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a tiny random model of MiniLM's depth and width, so that the sizes in the docs exist."""
+    folder = tmp_path_factory.mktemp("default")
+    return tiny.sentence_model(folder, num_hidden_layers=6, hidden_size=384, num_attention_heads=4)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_default: str) -> Path:
+    """Return an empty folder with the files that the docs speak of, where `default` is the tiny model."""
+    monkeypatch.chdir(tmp_path)
+    for home in ("matryoshka2d.default_model", "matryoshka2d.training.run"):
+        monkeypatch.setattr(
+            f"{home}.resolve_model", lambda name: small_default if name == "default" else name
+        )
+    words = [f"a {colour} {thing}" for colour in ("red", "blue", "fast") for thing in tiny.WORDS.split()[1:8]]
+    _write_lines(tmp_path / "texts.txt", words)
+    triplets = zip(words, words[1:] + words[:1], words[5:] + words[:5], strict=True)
+    rows = [
+        json.dumps({"anchor": a, "positive": f"{p} runs", "negative": f"{n} sat"}) for a, p, n in triplets
+    ]
+    _write_lines(tmp_path / "triplets.jsonl", rows)
+    pairs = [(left, right, i % 6) for i, (left, right) in enumerate(zip(words, words[2:], strict=False))]
+    _write_lines(
+        tmp_path / "scored.csv", ["sentence1,sentence2,score", *[f"{a},{b},{s}" for a, b, s in pairs]]
+    )
+    (tmp_path / "STS").mkdir()
+    lines = [f"x\t{split}\t{s}\t{a}\t{b}" for split in ("dev", "test") for a, b, s in pairs]
+    _write_lines(tmp_path / "STS" / "stsb.tsv", ["subset\tsplit\tscore\tsentence1\tsentence2", *lines])
+    (tmp_path / "BEIR").mkdir()
+    documents = [json.dumps({"_id": f"d{i}", "title": "", "text": w}) for i, w in enumerate(words)]
+    _write_lines(tmp_path / "BEIR" / "corpus.jsonl", documents)
+    _write_lines(tmp_path / "BEIR" / "queries.jsonl", [json.dumps({"_id": "q", "text": "a red dog"})])
+    _write_lines(tmp_path / "BEIR" / "qrels.tsv", ["query-id\tcorpus-id\tscore", "q\td1\t1"])
+    return tmp_path
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+
+
+def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code, line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_and_example_runs_in_order(
+    page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if page not in ("README.md", "docs/train.md"):
+        run_command("matryoshka2d train --data triplets.jsonl --output my-model -q", monkeypatch)
+    ran = 0
+    for language, text in blocks(page):
+        if language == "yaml":
+            (workplace / "train.yaml").write_text(text, encoding="utf-8")
+        elif language == "python":
+            exec(compile(text, page, "exec"), {"__name__": page})
+            ran += 1
+        else:
+            for line in text.splitlines():
+                if line.startswith("matryoshka2d ") and " quickstart" not in line:
+                    run_command(line, monkeypatch)
+                    ran += 1
+    assert ran, "a page without a command or an example does not belong in this list"
+
+
+def test_the_option_tables_are_those_of_the_code() -> None:
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import reference
+    finally:
+        sys.path.pop(0)
+    page = reference.PAGE.read_text(encoding="utf-8")
+    assert reference.generated(page) == page, "run: python docs/reference.py"
+
+
+def test_links_within_the_repository_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
