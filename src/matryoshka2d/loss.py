@@ -69,6 +69,9 @@ class ElasticLoss(nn.Module):
         self.objective = make_objective(objective) if isinstance(objective, str) else objective
         self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
         self.distils = DataFormat.TEXT in self.objective.formats
+        if teacher is not None and not self.distils:
+            name = type(self.objective).__name__
+            raise UserError(f"a teacher is only for the distillation objective: {name} learns from the data")
         self.shape = Shape(model.depth, model.width)
         self.as_output = model.ends_in_normalize
         self.seed = seed

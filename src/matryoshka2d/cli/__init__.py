@@ -21,7 +21,7 @@ def main() -> None:
     # Newer versions of typer carry a click of their own: its class is reached through what typer exports.
     wrong_usage: type[Exception] = typer.BadParameter.__mro__[1]
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="matryoshka2d", standalone_mode=False)
     except UserError as error:
         _stop(str(error), 2)
     except wrong_usage as error:

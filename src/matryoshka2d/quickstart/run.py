@@ -117,6 +117,7 @@ def quickstart(
         with _timed(console, "Measuring the untouched model"):
             before, _ = judge(original)
         encoder = _train(folder, corpus, seed, sentences, quiet)
+        _name_final_place(folder / "model", staged=folder, final=Path(output))
         with _timed(console, "Measuring the elastic model"):
             after, drift = judge(encoder)
         _show_grids(console, before, after, drift)
@@ -180,6 +181,13 @@ def _train(folder: Path, corpus: Corpus, seed: int, sentences: int | None, quiet
         seed=seed,
     )
     return train(options, quiet=quiet)
+
+
+def _name_final_place(model: Path, *, staged: Path, final: Path) -> None:
+    """Let the model's record and card name the folder that the user asked for, not the one it was made in."""
+    for name in ("elastic.json", "README.md"):
+        text = (model / name).read_text(encoding="utf-8")
+        (model / name).write_text(text.replace(str(staged), str(final)), encoding="utf-8")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -13,25 +13,42 @@ from matryoshka2d.encoder import ElasticEncoder
 _SHORT = 256
 
 
-def set_dropout(model: nn.Module, dropout: float) -> None:
-    """Set every dropout probability of a transformers model, those that attention reads included."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = dropout
-        for name in ("attention_dropout", "dropout_prob"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, dropout)
+def set_dropout(model: nn.Module, dropout: float) -> Callable[[], None]:
+    """Set every dropout probability of a transformers model, those that attention reads included.
+
+    Returns
+    -------
+    callable
+        Puts the former probabilities back.
+    """
+    former = [
+        (module, name, getattr(module, name))
+        for module in model.modules()
+        for name in (("p",) if isinstance(module, nn.Dropout) else ("attention_dropout", "dropout_prob"))
+        if isinstance(getattr(module, name, None), (int, float))
+    ]
+    for module, name, _ in former:
+        setattr(module, name, dropout)
+
+    def put_back() -> None:
+        for module, name, value in former:
+            setattr(module, name, value)
+
+    return put_back
 
 
 @contextlib.contextmanager
-def training_settings(encoder: ElasticEncoder, max_length: int, on_cpu: bool) -> Iterator[None]:
-    """Use the given text length, and on a CPU the attention whose backward is fast for short texts.
+def training_settings(
+    encoder: ElasticEncoder, max_length: int, on_cpu: bool, dropout: float | None = None
+) -> Iterator[None]:
+    """Use the given text length and dropout, and on a CPU the attention whose backward is fast.
 
     torch's fused attention has no fast backward on CPUs; for up to 256 tokens the plain form is faster.
     """
     length, config = encoder.max_seq_length, encoder.base.config
     set_attention: Any = encoder.base.set_attn_implementation
     attention: Any = getattr(config, "_attn_implementation", None)
+    put_dropout_back = None if dropout is None else set_dropout(encoder.base, dropout)
     encoder.max_seq_length = min(max_length, length or max_length)
     if on_cpu and attention == "sdpa" and encoder.max_seq_length <= _SHORT:
         set_attention("eager")
@@ -39,5 +56,7 @@ def training_settings(encoder: ElasticEncoder, max_length: int, on_cpu: bool) ->
         yield
     finally:
         encoder.max_seq_length = length
+        if put_dropout_back is not None:
+            put_dropout_back()
         if attention == "sdpa":
             set_attention(attention)

@@ -10,6 +10,7 @@ import re
 
 from matryoshka2d import architectures
 from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.errors import UserError
 from matryoshka2d.training.options import TrainingOptions
 
 _LOWEST = {"all-sizes": 3e-4, "full": 2e-5, "mrl": 2e-5}
@@ -20,13 +21,26 @@ _TOP_SHARE = {"all-sizes": 0.1}
 def rates(options: TrainingOptions) -> tuple[float, float]:
     """Return the rates of the lowest and of the highest layer.
 
+    Raises
+    ------
+    UserError
+        If one of them is 0 and the other is not.
+
     >>> rates(TrainingOptions(strategy="all-sizes"))
     (0.0003, 3e-05)
     >>> rates(TrainingOptions(strategy="full", learning_rate=1e-5))
     (1e-05, 1e-05)
     """
-    lowest = options.learning_rate or _LOWEST.get(options.strategy, _LOWEST_2D)
-    highest = options.top_learning_rate or lowest * _TOP_SHARE.get(options.strategy, 1.0)
+    lowest, highest = options.learning_rate, options.top_learning_rate
+    if lowest is None:
+        lowest = _LOWEST.get(options.strategy, _LOWEST_2D)
+    if highest is None:
+        highest = lowest * _TOP_SHARE.get(options.strategy, 1.0)
+    if (lowest == 0) != (highest == 0):
+        raise UserError(
+            f"learning_rate {lowest} and top_learning_rate {highest}: the rate cannot fall geometrically "
+            f"from or to 0; set both to 0 to train the heads alone, or neither"
+        )
     return lowest, float(f"{highest:.12g}")
 
 
@@ -37,7 +51,7 @@ def by_depth(lowest: float, highest: float, depth: int) -> list[float]:
     [0.001, 0.0001, 1e-05]
     """
     steps = max(depth - 1, 1)
-    return [lowest * (highest / lowest) ** (n / steps) if lowest else 0.0 for n in range(depth)]
+    return [lowest * (highest / lowest) ** (n / steps) for n in range(depth)]
 
 
 def mapping(encoder: ElasticEncoder, options: TrainingOptions) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -76,11 +77,13 @@ class TrainingOptions:
         None,
         "Rate of the highest layer, falling geometrically. Default: a tenth for all-sizes, else equal.",
     )
-    head_learning_rate: float = _choice(1e-3, "Rate of the exit heads.")
+    head_learning_rate: float = _choice(3e-3, "Rate of the exit heads.")
     warmup: float = _choice(0.1, "Share of the steps over which the rates rise.")
     weight_decay: float = _choice(0.01, "Weight decay of AdamW.")
     max_length: int = _choice(128, "Tokens a text; longer texts are cut. Raise it for documents.")
-    dropout: float | None = _choice(None, "Dropout while training. Default: what the model's config says.")
+    dropout: float | None = _choice(
+        None, "Dropout while training. Default: 0 for all-sizes, else what the model's config says."
+    )
     precision: str = _choice(
         "auto", "auto, bf16, fp16 or fp32; auto is bf16 where the processor has units for it."
     )
@@ -101,9 +104,11 @@ class TrainingOptions:
     push_to_hub: str | None = _choice(None, "Hub name (owner/name) to upload the result to.")
 
     def __post_init__(self) -> None:
+        self._turn_to_text()
         _check_range("batch_size", self.batch_size, 2, None)
         _check_range("epochs", self.epochs, 0.0, None)
         _check_range("max_length", self.max_length, 2, None)
+        _check_range("weight_decay", self.weight_decay, 0.0, None)
         _check_range("warmup", self.warmup, 0.0, 1.0)
         _check_range("evaluations", self.evaluations, 1, None)
         _check_range("gradient_accumulation", self.gradient_accumulation, 1, None)
@@ -115,14 +120,29 @@ class TrainingOptions:
             if getattr(self, name) is not None:
                 _check_range(name, getattr(self, name), 0.0, None)
 
+    def _turn_to_text(self) -> None:
+        """Let paths stand for texts, one path for a list of them, and values for the text of an option."""
+        for choice in fields(self):
+            value = getattr(self, choice.name)
+            if choice.name == "data":
+                paths = [value] if isinstance(value, (str, os.PathLike)) else value
+                value = [os.fspath(path) for path in paths]
+            elif isinstance(value, os.PathLike):
+                value = os.fspath(value)
+            elif isinstance(value, Mapping):
+                value = {str(name): _option_text(item) for name, item in value.items()}
+            object.__setattr__(self, choice.name, value)
+
     def check_complete(self) -> None:
-        """Raise a `UserError` unless data and output are named."""
+        """Raise a `UserError` unless data and output are named, and a dev set if its sizes are."""
         if not self.data:
             raise UserError(
                 "no training data: expected at least one file or hub data set, as --data pairs.jsonl"
             )
         if not self.output:
             raise UserError("no output: expected the folder to write the model to, as --output my-model")
+        if self.dev_sizes and not self.dev:
+            raise UserError("dev_sizes without a dev set: name one, as --dev sts.tsv, or leave them out")
 
     @property
     def run_folder(self) -> Path:
@@ -147,23 +167,44 @@ class TrainingOptions:
         return cls(**{key: _typed(key, str(known[key].type), value, source) for key, value in clean.items()})
 
 
+def _option_text(value: Any) -> str:
+    """Return the value of an option as one writes it on the command line.
+
+    >>> _option_text([8, 16]), _option_text(True)
+    ('8,16', 'true')
+    """
+    if isinstance(value, (list, tuple)):
+        return ",".join(_option_text(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _check_range(name: str, value: float, low: float, high: float | None) -> None:
-    if value < low or (high is not None and value > high) or math.isnan(value):
+    if value < low or (high is not None and value > high) or not math.isfinite(value):
         upper = "" if high is None else f" and at most {high}"
         raise UserError(f"{name} is {value}: expected at least {low}{upper}")
+
+
+_EXPECTED = {
+    "list[str]": "a text or a list of texts",
+    "dict[str, str]": "names and values",
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
 
 
 def _typed(key: str, annotation: str, value: Any, source: str) -> Any:
     if value is None and "None" in annotation:
         return None
     kind = annotation.split(" | ", maxsplit=1)[0]
-    if kind.startswith("list"):
-        return [str(item) for item in (value if isinstance(value, list) else [value])]
-    if kind.startswith("dict"):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{source}: option '{key}' is {value!r}: expected names and values")
-        return {str(name): str(item) for name, item in value.items()}
-    if kind == "float" and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    if kind == "list[str]":
+        texts = value if isinstance(value, list) else [value]
+        if all(isinstance(text, str) for text in texts):
+            return texts
+    elif kind == "dict[str, str]" and isinstance(value, Mapping):
+        return value
+    elif kind == "float" and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         # YAML reads 3e-4 as text.
         try:
             return float(value)
@@ -172,7 +213,7 @@ def _typed(key: str, annotation: str, value: Any, source: str) -> Any:
     elif (
         (kind == "int" and isinstance(value, int) and not isinstance(value, bool))
         or (kind == "bool" and isinstance(value, bool))
-        or (kind == "str" and isinstance(value, (str, int, float)))
+        or (kind == "str" and isinstance(value, (str, int, float)) and not isinstance(value, bool))
     ):
         return value if kind != "str" else str(value)
-    raise UserError(f"{source}: option '{key}' is {value!r}: expected {kind}")
+    raise UserError(f"{source}: option '{key}' is {value!r}: expected {_EXPECTED[kind]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers import set_seed
 
-from matryoshka2d.data import DistinctRowsBatchSampler, read_mixture, text_columns
+from matryoshka2d import loading
+from matryoshka2d.data import read_mixture, text_columns
 from matryoshka2d.data.mixing import Mixture
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
@@ -24,14 +26,19 @@ from matryoshka2d.model_card import write_model_card
 from matryoshka2d.objectives import DataFormat, Objective, default_objective, make_objective
 from matryoshka2d.precision import Precision, resolve_precision
 from matryoshka2d.size import default_sizes
-from matryoshka2d.strategies import Strategy, make_strategy
+from matryoshka2d.strategies import Shape, Strategy, make_strategy
 from matryoshka2d.training import learning_rates
 from matryoshka2d.training.dev import DevGrid, dev_grid
-from matryoshka2d.training.dropout import set_dropout, training_settings
+from matryoshka2d.training.dropout import training_settings
 from matryoshka2d.training.options import TrainingOptions
 from matryoshka2d.training.progress import show_progress
 from matryoshka2d.training.teacher import teacher_vectors
-from matryoshka2d.training.trainer import ElasticTrainer, StepOfLoss, last_complete_checkpoint
+from matryoshka2d.training.trainer import (
+    ElasticTrainer,
+    FullBatchSampler,
+    StepOfLoss,
+    last_complete_checkpoint,
+)
 
 _ROW = "label"
 _FORMATS = {"texts": DataFormat.TEXT}
@@ -44,7 +51,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     Parameters
     ----------
     options
-        A `TrainingOptions`; or leave it out and name its fields here.
+        A `TrainingOptions`; or leave it out and name its fields here. Not both.
     quiet
         Whether to keep progress bars and notes to oneself.
     **choices
@@ -67,33 +74,29 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     ...
     matryoshka2d.errors.UserError: ...
     """
-    options = options or TrainingOptions(**_as_lists(choices))
+    if options is not None and choices:
+        raise UserError(f"choices beside options: put {', '.join(choices)} into the TrainingOptions")
+    options = options or TrainingOptions(**choices)
     options.check_complete()
     check_free(Path(options.output), overwrite=options.overwrite)
+    checkpoint = _checkpoint(options) if options.resume else None
     objective_names, strategy = _check_names(options)
+    precision = resolve_precision(options.precision, options.device or "auto")
     mixture = read_mixture(options.data, options.columns or None, options.limit)
     set_seed(options.seed)
     encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
     _prepare(encoder, options, strategy)
-    dev = dev_grid(options.dev, options.dev_sizes or encoder.sizes) if options.dev else None
+    dev = _dev(encoder, options)
     losses, datasets = _losses(encoder, mixture, objective_names, strategy, options, quiet)
-    precision = resolve_precision(options.precision, str(encoder.device))
     on_cpu = encoder.device.type == "cpu"
     if not quiet:
         rows = sum(len(rows) for rows in datasets.values())
         note = f"Training {options.strategy} on {rows} rows in {precision.reason}"
         print(note, file=sys.stderr)
-    with training_settings(encoder, options.max_length, on_cpu):
+    with training_settings(encoder, options.max_length, on_cpu, options.dropout):
         trainer = _trainer(encoder, losses, datasets, options, precision, dev, quiet)
-        _run(trainer, options)
+        _run(trainer, options, checkpoint)
     return _finish(encoder, trainer, options, dev)
-
-
-def _as_lists(choices: dict[str, Any]) -> dict[str, Any]:
-    """Allow ``data="pairs.jsonl"`` beside a list."""
-    data = choices.get("data")
-    paths = [str(data)] if isinstance(data, (str, Path)) else [str(path) for path in data or []]
-    return {**choices, "data": paths, "output": str(choices.get("output", ""))}
 
 
 def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
@@ -102,12 +105,31 @@ def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
     return objective, make_strategy(options.strategy, **options.strategy_options)
 
 
+def _checkpoint(options: TrainingOptions) -> str:
+    """Return the checkpoint to go on from, or say that there is none."""
+    found = last_complete_checkpoint(options.run_folder)
+    if found is None:
+        raise UserError(
+            f"nothing to resume: no complete checkpoint in {options.run_folder}; start again without --resume"
+        )
+    return found
+
+
+def _dev(encoder: ElasticEncoder, options: TrainingOptions) -> DevGrid | None:
+    if not options.dev:
+        return None
+    dev = dev_grid(options.dev, options.dev_sizes or encoder.sizes)
+    for size in dev.sizes:
+        encoder.check(size)
+    return dev
+
+
 def _prepare(encoder: ElasticEncoder, options: TrainingOptions, strategy: Strategy) -> None:
+    # Sizes that the model lacks are said now, not after a teacher has embedded all texts.
+    strategy.plan(Shape(encoder.depth, encoder.width), random.Random(options.seed))
     heads = options.heads if options.heads is not None else options.strategy in _HEADS_BY_DEFAULT
     if heads and encoder.depth > 1:
         encoder.add_heads()
-    if options.dropout is not None:
-        set_dropout(encoder.base, options.dropout)
     sizes = getattr(strategy, "sizes", ()) or default_sizes(encoder.depth, encoder.width)
     encoder.record = {
         **encoder.record,
@@ -137,6 +159,11 @@ def _losses(
             rows, teacher = _with_teacher(encoder, rows, options, quiet)
         losses[name] = ElasticLoss(encoder, objective, strategy, seed=options.seed, teacher=teacher)
         datasets[name] = rows
+    if options.teacher and not any(loss.distils for loss in losses.values()):
+        raise UserError(
+            f"teacher is '{options.teacher}', but no objective learns from one: "
+            f"choose objective distillation, or leave the teacher out"
+        )
     return losses, datasets
 
 
@@ -149,7 +176,9 @@ def _with_teacher(
         return rows, None
     teacher: SentenceTransformer = encoder
     if named != "original":
-        teacher = SentenceTransformer(resolve_model(named), device=options.device)
+        name = loading.check_model(resolve_model(named))
+        with loading.in_one_line(name):
+            teacher = SentenceTransformer(name, device=options.device)
     columns = text_columns(rows.column_names)
     lookup = teacher_vectors(teacher, rows, columns, show_progress_bar=not quiet)
     return rows.add_column(_ROW, list(range(len(rows)))), lookup
@@ -165,7 +194,7 @@ def _trainer(
     quiet: bool,
 ) -> ElasticTrainer:
     single = next(iter(losses)) if len(losses) == 1 else None
-    arguments = _arguments(encoder, datasets, options, precision, dev, quiet)
+    arguments = _arguments(encoder, options, precision, dev, quiet)
     # The library's model card would be made anew at every checkpoint; ours is written once, at the end.
     encoder.model_card_data.generate_widget_examples = False
     encoder.model_card_data.widget = [{"text": "A sentence to embed."}]
@@ -182,15 +211,10 @@ def _trainer(
 
 
 def _arguments(
-    encoder: ElasticEncoder,
-    datasets: dict[str, Dataset],
-    options: TrainingOptions,
-    precision: Precision,
-    dev: DevGrid | None,
-    quiet: bool,
+    encoder: ElasticEncoder, options: TrainingOptions, precision: Precision, dev: DevGrid | None, quiet: bool
 ) -> SentenceTransformerTrainingArguments:
     lowest, _ = learning_rates.rates(options)
-    every = 1 / options.evaluations
+    every = _share(1 / options.evaluations)
     return SentenceTransformerTrainingArguments(
         output_dir=str(options.run_folder),
         num_train_epochs=options.epochs,
@@ -198,7 +222,7 @@ def _arguments(
         gradient_accumulation_steps=options.gradient_accumulation,
         learning_rate=lowest,
         learning_rate_mapping=learning_rates.mapping(encoder, options),
-        warmup_steps=options.warmup,
+        warmup_steps=_share(options.warmup),
         weight_decay=options.weight_decay,
         optim="adamw_torch_fused",
         bf16=precision.name == "bf16",
@@ -206,8 +230,8 @@ def _arguments(
         use_cpu=encoder.device.type == "cpu",
         seed=options.seed,
         data_seed=options.seed,
-        batch_sampler=DistinctRowsBatchSampler,
-        dataloader_drop_last=any(len(rows) > options.batch_size for rows in datasets.values()),
+        batch_sampler=FullBatchSampler,
+        dataloader_drop_last=True,
         eval_strategy="steps" if dev else "no",
         eval_steps=every,
         save_strategy="steps" if options.checkpoints or dev else "no",
@@ -223,13 +247,13 @@ def _arguments(
     )
 
 
-def _run(trainer: ElasticTrainer, options: TrainingOptions) -> None:
-    checkpoint = last_complete_checkpoint(options.run_folder) if options.resume else None
-    if options.resume and checkpoint is None:
-        raise UserError(
-            f"nothing to resume: no complete checkpoint in {options.run_folder}; start again without --resume"
-        )
-    if not options.resume:
+def _share(share: float) -> float:
+    """Return a share of all steps as the trainer reads it: to it, 1.0 is one step."""
+    return min(share, 1 - 1e-9)
+
+
+def _run(trainer: ElasticTrainer, options: TrainingOptions, checkpoint: str | None) -> None:
+    if checkpoint is None:
         shutil.rmtree(options.run_folder, ignore_errors=True)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from matryoshka2d.files import staged_file
+from matryoshka2d.heads import ExitHeads
 
 _CHUNK = 4096
 
@@ -57,8 +58,8 @@ def teacher_vectors(
     dataset, columns
         The texts.
     cache
-        Folder of the cache, by default `cache_folder()`. The file's name is a hash of the teacher's weights
-        and of the texts, so a changed model or data set never finds old vectors.
+        Folder of the cache, by default `cache_folder()`. The file's name is a hash of the teacher's weights,
+        of its modules and prompts and of the texts, so a changed model or data set never finds old vectors.
     show_progress_bar
         Whether to draw progress.
     """
@@ -86,9 +87,14 @@ def cache_folder() -> Path:
 def _fingerprint(teacher: SentenceTransformer, texts: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for name, tensor in teacher.state_dict().items():
+        if name.startswith("exit_heads."):  # they have no part in the full size
+            continue
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
-    digest.update(str((teacher.max_seq_length, teacher.default_prompt_name)).encode())
+    # The same weights under another pooling or prompt are another teacher.
+    modules = [repr(module) for module in teacher if not isinstance(module, ExitHeads)]
+    prompts = (teacher.prompts, teacher.default_prompt_name)
+    digest.update(repr((modules, prompts, teacher.max_seq_length)).encode())
     for text in texts:
         digest.update(text.encode() + b"\0")
     return digest.hexdigest()[:32]

@@ -6,14 +6,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainer
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
-from matryoshka2d.data.batching import GroupDroppingCollator
+from matryoshka2d.data.batching import DistinctRowsBatchSampler, GroupDroppingCollator
 from matryoshka2d.loss import ElasticLoss
 
 _STAGING = "unfinished"
+
+
+class FullBatchSampler(DistinctRowsBatchSampler):
+    """Leaves out the batches that are not full, unless a data set has no others.
+
+    A small batch has few negatives; but a data set of fewer rows than a batch must not vanish.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, drop_last: bool, *args: Any, **kwargs: Any) -> None:
+        super().__init__(dataset, batch_size, drop_last, *args, **kwargs)
+        if drop_last and len(self) == 0:
+            super().__init__(dataset, batch_size, False, *args, **kwargs)
 
 
 class ElasticTrainer(SentenceTransformerTrainer):

@@ -1,0 +1,169 @@
+"""The package as a whole: quick to import, the names it promises, and which room may know which."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import pytest
+
+import matryoshka2d
+from matryoshka2d.architectures import ARCHITECTURES
+
+SOURCE = Path(matryoshka2d.__file__).parent
+MODULES = sorted(SOURCE.rglob("*.py"))
+HEAVY = ("torch", "transformers", "sentence_transformers", "datasets", "numpy", "scipy", "pyarrow")
+
+
+def test_importing_takes_well_under_a_second_and_loads_nothing_heavy() -> None:
+    code = f"""
+import sys, time
+start = time.perf_counter()
+import matryoshka2d
+print(time.perf_counter() - start, *[name for name in {HEAVY} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, *loaded = done.stdout.split()
+    assert loaded == []
+    assert float(seconds) < 0.5
+
+
+def test_the_version_is_shown_in_well_under_three_seconds() -> None:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "matryoshka2d", "--version"], capture_output=True, check=True)
+    assert time.perf_counter() - start < 3
+
+
+@pytest.mark.parametrize("name", matryoshka2d.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    assert name in dir(matryoshka2d)
+    assert getattr(matryoshka2d, name).__doc__
+
+
+def test_the_public_names_are_sorted_and_have_one_home_each() -> None:
+    assert matryoshka2d.__all__ == sorted(matryoshka2d.__all__)
+    assert set(matryoshka2d._HOMES) == set(matryoshka2d.__all__)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        matryoshka2d.nothing  # noqa: B018
+    assert not hasattr(importlib.import_module("matryoshka2d.training"), "nothing")
+
+
+def test_types_are_shipped() -> None:
+    assert (SOURCE / "py.typed").is_file()
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert matryoshka2d.__version__ == version("matryoshka2d")
+
+
+def test_the_command_is_declared() -> None:
+    (command,) = entry_points(group="console_scripts", name="matryoshka2d")
+    assert command.value == "matryoshka2d.cli:main"
+
+
+# --- the rules between the rooms -------------------------------------------------------------------
+
+
+def room_of(module: str) -> str:
+    """Return the first part of a module's name inside the package."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports_of(path: Path, *, at_run_time: bool = True) -> Iterator[str]:
+    """Yield the modules of the package that a file imports, inside functions too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if at_run_time and id(node) in for_types:
+            continue
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            # `from matryoshka2d import loading` is an import of that module.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        yield from (name for name in names if name.split(".")[0] == "matryoshka2d")
+
+
+def rooms_imported_by(room: str) -> set[str]:
+    """Return the rooms that a package or a module of the package imports from."""
+    paths = [SOURCE / f"{room}.py"] if (SOURCE / f"{room}.py").is_file() else (SOURCE / room).rglob("*.py")
+    return {room_of(name) for path in paths for name in imports_of(path)} - {room}
+
+
+GROUND = {"errors", "size", "registry"}
+
+
+@pytest.mark.parametrize(
+    ("room", "allowed"),
+    [
+        ("errors", set()),
+        ("size", {"errors"}),
+        ("files", {"errors"}),
+        ("registry", {"errors", "size"}),
+        ("precision", {"errors"}),
+        ("architectures", {"errors"}),
+        ("objectives", GROUND),
+        ("strategies", GROUND),
+        ("data", {"errors"}),
+        ("encoder", {"architectures", "errors", "heads", "loading", "size"}),
+    ],
+)
+def test_a_room_below_knows_no_room_above(room: str, allowed: set[str]) -> None:
+    assert rooms_imported_by(room) <= allowed
+
+
+@pytest.mark.parametrize("room", ["evaluation", "report"])
+def test_measuring_and_showing_know_neither_training_nor_the_command_line(room: str) -> None:
+    assert not rooms_imported_by(room) & {"training", "cli", "quickstart", "loss", "strategies", "objectives"}
+
+
+def test_nobody_imports_the_command_line() -> None:
+    users = {
+        path.relative_to(SOURCE).as_posix()
+        for path in MODULES
+        for name in imports_of(path, at_run_time=False)
+        if room_of(name) == "cli" and path.parent.name != "cli"
+    }
+    assert users == {"__main__.py"}
+
+
+def test_rooms_do_not_import_in_circles() -> None:
+    rooms = {path.stem if path.parent == SOURCE else path.relative_to(SOURCE).parts[0] for path in MODULES}
+    rooms -= {"__init__", "__main__"}
+    needs = {room: rooms_imported_by(room) & rooms for room in rooms}
+    while free := {room for room, needed in needs.items() if not needed}:
+        needs = {room: needed - free for room, needed in needs.items() if room not in free}
+    assert needs == {}
+
+
+def test_only_one_file_knows_an_architecture_by_its_name() -> None:
+    found = {
+        (path.name, node.value)
+        for path in MODULES
+        if path.name != "architectures.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in ARCHITECTURES
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring or path.stat().st_size == 0
