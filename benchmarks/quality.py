@@ -10,6 +10,7 @@ Each run uses the threads that OMP_NUM_THREADS allows, so several may run side b
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import tempfile
@@ -49,10 +50,15 @@ def run(method: str, seed: int, arguments: argparse.Namespace) -> Path:
         if method == UNTOUCHED:
             encoder = ElasticEncoder(default_model_path())
         else:
-            encoder = train(TrainingOptions(**{**vars(options), "output": f"{folder}/model"}), quiet=True)
+            encoder = train(dataclasses.replace(options, output=f"{folder}/model"), quiet=True)
     grid = sts_grid(encoder, sets, sizes=SIZES, name=method)
-    write(target, grid, method, seed, "" if method == UNTOUCHED else command_of(options))
+    write(target, grid, method, seed, "" if method == UNTOUCHED else shown(options))
     return target
+
+
+def shown(options: TrainingOptions) -> str:
+    """Return the command that repeats the training, with the data's name and not its place."""
+    return command_of(dataclasses.replace(options, data=[Path(path).name for path in options.data]))
 
 
 def write(target: Path, grid: Grid, method: str, seed: int, command: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from matryoshka2d.errors import UserError
@@ -64,12 +64,19 @@ def check_file_free(path: Path, *, overwrite: bool = False) -> None:
     _check_writable(path)
 
 
-def check_free(path: Path, *, overwrite: bool = False) -> None:
-    """Raise a `UserError` unless a folder of that name may be written; call it before long work."""
+def check_free(path: Path, *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+    """Raise a `UserError` unless a folder of that name may be written; call it before long work.
+
+    A folder that holds one of the inputs, or the working folder, is never replaced.
+    """
     if path.is_file():
         raise UserError(f"cannot write to {path}: it is a file, expected the name of a folder")
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise UserError(f"{path} exists already: choose another output or pass --overwrite")
+    if path.is_dir():
+        if any(path.iterdir()) and not overwrite:
+            raise UserError(f"{path} exists already: choose another output or pass --overwrite")
+        for needed in (Path.cwd(), *map(Path, inputs)):
+            if needed.exists() and needed.resolve().is_relative_to(path.resolve()):
+                raise UserError(f"{path} cannot be replaced: {needed} is in use; choose another output")
     _check_writable(path)
 
 

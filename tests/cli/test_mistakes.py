@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import tiny
 
@@ -224,6 +225,38 @@ class TestBeforeAnyModelIsLoaded:
         assert re.search(said, refused("train", "--data", path, "--output", "out"))
 
 
+@pytest.mark.usefixtures("no_model_is_loaded")
+class TestReplacingWhatIsNeeded:
+    """--overwrite replaces an old output; never a folder that holds an input or the working folder."""
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "truncate used/model 2x8 used",
+            "truncate used 2x8 used",
+            "evaluate used/model --sts {sts} --output used",
+            "evaluate default --sts {sts} --sts used/sts.tsv --output used",
+            "evaluate default --retrieval used/beir --output used",
+            "train --model used/model --data {pairs} --output used",
+            "train --data {pairs} --data used/pairs.jsonl --output used",
+            "train --data {pairs} --dev used/sts.tsv --output used",
+            "quickstart --sts used/sts.tsv --output used",
+            "truncate default 2x8 .",
+            "truncate default 2x8 ..",
+            "evaluate default --sts {sts} --output {here}",
+        ],
+    )
+    def test_it_is_refused(self, refused: Refused, sandbox: Path, sts: Path, pairs: Path, words: str) -> None:
+        for folder in ("model", "beir"):
+            (sandbox / "used" / folder).mkdir()
+        for file in ("sts.tsv", "pairs.jsonl"):
+            (sandbox / "used" / file).write_text("keep me too")
+        before = snapshot(sandbox)
+        message = refused(*words.format(sts=sts, pairs=pairs, here=sandbox).split(), "--overwrite")
+        assert "cannot be replaced" in message
+        assert snapshot(sandbox) == before
+
+
 class TestModels:
     """What only the model can tell, said without a trace and with nothing written."""
 
@@ -289,6 +322,10 @@ class TestModels:
 
     def test_an_unknown_device(self, command: Callable[..., str], model: str) -> None:
         assert "cannot be loaded" in command(model, "2x8", "--device", "toaster")
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+    def test_a_device_that_is_not_there(self, command: Callable[..., str], model: str) -> None:
+        assert "cannot be loaded" in command(model, "2x8", "--device", "cuda")
 
     def test_a_second_pooling(self, command: Callable[..., str], model: str) -> None:
         assert "has a pooling of its own" in command(model, "2x8", "--pooling", "cls")

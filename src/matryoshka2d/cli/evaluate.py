@@ -11,6 +11,7 @@ import typer
 
 from matryoshka2d.cli.common import Device, Json, Overwrite, Pooling, Quiet, print_json, quiet_libraries, say
 from matryoshka2d.errors import UserError
+from matryoshka2d.files import check_free
 
 if TYPE_CHECKING:
     from matryoshka2d.evaluation import Grid
@@ -53,7 +54,9 @@ def evaluate(
     Example: matryoshka2d evaluate my-model --sts STS_FOLDER --sizes 1-6x8,16,32 --output my-report
     """
     cuts = list(dict.fromkeys(["prefix", *cut]))
-    _check(sts, retrieval, sizes, metric, cuts, output, overwrite)
+    _check(sts, retrieval, sizes, metric, cuts)
+    if output is not None:
+        check_free(output, overwrite=overwrite, inputs=[model, *sts, *retrieval])
     sets = _read(sts, retrieval, split)
     quiet_libraries()
     encoder = load(model, pooling, device, quiet=quiet)
@@ -103,13 +106,10 @@ def _check(
     sizes: str | None,
     metric: str,
     cuts: list[str],
-    output: Path | None,
-    overwrite: bool,
 ) -> None:
     """Find every mistake that can be found before a file is read or a model is loaded."""
     from matryoshka2d.evaluation.correlation import correlation_of
     from matryoshka2d.evaluation.cuts import check_cut
-    from matryoshka2d.files import check_free
     from matryoshka2d.size import parse_sizes
 
     if not sts and not retrieval:
@@ -119,8 +119,6 @@ def _check(
         check_cut(cut)
     if sizes is not None:
         parse_sizes(sizes)
-    if output is not None:
-        check_free(output, overwrite=overwrite)
 
 
 def _read(sts: list[str], retrieval: list[str], split: str) -> tuple[list[Any], list[Any]]:

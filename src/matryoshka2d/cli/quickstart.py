@@ -37,7 +37,7 @@ def quickstart(
     from matryoshka2d.size import Size
 
     wanted = Size.parse(size)
-    check_free(output, overwrite=overwrite)
+    check_free(output, overwrite=overwrite, inputs=[sts] if sts else [])
     quiet_libraries()
     from matryoshka2d.quickstart.run import quickstart as run
 

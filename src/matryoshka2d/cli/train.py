@@ -11,6 +11,7 @@ import typer
 
 from matryoshka2d.cli.common import Json, Quiet, pairs, print_json, quiet_libraries
 from matryoshka2d.errors import UserError
+from matryoshka2d.files import check_free
 from matryoshka2d.training.options import TrainingOptions
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "list[str]": list[str]}
@@ -28,6 +29,8 @@ def _train(context: typer.Context, config: Path | None, json: bool, quiet: bool,
     }
     options = _options(config, given)
     options.check_complete()
+    named = (options.model, options.dev, options.teacher, *options.data)
+    check_free(Path(options.output), overwrite=options.overwrite, inputs=[name for name in named if name])
     quiet_libraries()
     from matryoshka2d.training import train
 

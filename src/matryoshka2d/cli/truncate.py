@@ -28,7 +28,7 @@ def truncate(
     from matryoshka2d.size import Size
 
     wanted = Size.parse(size)
-    check_free(output, overwrite=overwrite)
+    check_free(output, overwrite=overwrite, inputs=[model])
     quiet_libraries()
     from matryoshka2d.default_model import resolve_model
     from matryoshka2d.encoder import ElasticEncoder

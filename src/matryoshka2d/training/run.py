@@ -26,7 +26,7 @@ from matryoshka2d.model_card import write_model_card
 from matryoshka2d.objectives import DataFormat, Objective, default_objective, make_objective
 from matryoshka2d.precision import Precision, resolve_precision
 from matryoshka2d.size import default_sizes
-from matryoshka2d.strategies import Shape, Strategy, make_strategy
+from matryoshka2d.strategies import DEFAULT_STRATEGY, Shape, Strategy, make_strategy
 from matryoshka2d.training import learning_rates
 from matryoshka2d.training.dev import DevGrid, dev_grid
 from matryoshka2d.training.dropout import training_settings
@@ -42,7 +42,6 @@ from matryoshka2d.training.trainer import (
 
 _ROW = "label"
 _FORMATS = {"texts": DataFormat.TEXT}
-_HEADS_BY_DEFAULT = ("all-sizes",)
 
 
 def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choices: Any) -> ElasticEncoder:
@@ -93,7 +92,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
         rows = sum(len(rows) for rows in datasets.values())
         note = f"Training {options.strategy} on {rows} rows in {precision.reason}"
         print(note, file=sys.stderr)
-    with training_settings(encoder, options.max_length, on_cpu, options.dropout):
+    with training_settings(encoder, options.max_length, on_cpu, _dropout(options)):
         trainer = _trainer(encoder, losses, datasets, options, precision, dev, quiet)
         _run(trainer, options, checkpoint)
     return _finish(encoder, trainer, options, dev)
@@ -127,7 +126,7 @@ def _dev(encoder: ElasticEncoder, options: TrainingOptions) -> DevGrid | None:
 def _prepare(encoder: ElasticEncoder, options: TrainingOptions, strategy: Strategy) -> None:
     # Sizes that the model lacks are said now, not after a teacher has embedded all texts.
     strategy.plan(Shape(encoder.depth, encoder.width), random.Random(options.seed))
-    heads = options.heads if options.heads is not None else options.strategy in _HEADS_BY_DEFAULT
+    heads = options.heads if options.heads is not None else options.strategy == DEFAULT_STRATEGY
     if heads and encoder.depth > 1:
         encoder.add_heads()
     sizes = getattr(strategy, "sizes", ()) or default_sizes(encoder.depth, encoder.width)
@@ -136,6 +135,15 @@ def _prepare(encoder: ElasticEncoder, options: TrainingOptions, strategy: Strate
         "sizes": [str(size) for size in sizes],
         "training": {k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
     }
+
+
+def _dropout(options: TrainingOptions) -> float | None:
+    """Return the dropout of a run; None leaves what the model has.
+
+    For all-sizes the many sizes of a step are regularisation enough: on dev, dropout cost quality and time.
+    """
+    own_choice = 0.0 if options.strategy == DEFAULT_STRATEGY else None
+    return own_choice if options.dropout is None else options.dropout
 
 
 def _losses(
