@@ -23,8 +23,8 @@ from matryoshka2d.default_model import default_model_path
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.evaluation import Grid, read_sts, sts_grid
 from matryoshka2d.files import staged_file
-from matryoshka2d.model_card import command_of
 from matryoshka2d.training import TrainingOptions, train
+from matryoshka2d.training.model_card import command_of
 
 SIZES = "1-6x8,16,32,64,128,192,256,384"
 FOLDER = Path(__file__).resolve().parent.parent / "results" / "quality"

@@ -3,7 +3,8 @@
     python benchmarks/training.py [--data TRIPLETS.jsonl]
 
 Same model, data, batch, precision, optimiser and dropout for all. Each method runs in a process of its own,
-the methods take turns, and the median of the rounds counts. Results go to ``results/training.json`` and ``.md``.
+the methods take turns, and the median of the rounds counts. Results go to ``results/training.json`` and to
+``results/training.md``.
 """
 
 from __future__ import annotations

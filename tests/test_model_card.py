@@ -18,10 +18,10 @@ import matryoshka2d.training
 from matryoshka2d.cli.app import app
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.evaluation import Grid
-from matryoshka2d.model_card import command_of, write_model_card
 from matryoshka2d.size import Size
 from matryoshka2d.training import TrainingOptions
 from matryoshka2d.training.dev import DevGrid
+from matryoshka2d.training.model_card import command_of, write_model_card
 from tests import tiny
 from tests.training import small
 

@@ -24,7 +24,9 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
 
     def run(*arguments: str) -> str:
         command = [sys.executable, *arguments]
-        done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=empty, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -36,5 +38,6 @@ def test_the_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
     run("-m", "matryoshka2d", "evaluate", "small", "--sts", "toy.tsv", "--output", "report")
     assert (empty / "report" / "report.html").exists()
     (empty / "texts.txt").write_text("\n".join(f"sentence number {i}" for i in range(64)) + "\n")
-    run("-m", "matryoshka2d", "train", "--model", "small", "--data", "texts.txt", "--output", "trained", "-q")
+    words = "train --model small --data texts.txt --output trained -q"
+    run("-m", "matryoshka2d", *words.split())
     assert "matryoshka2d train" in (empty / "trained" / "README.md").read_text()

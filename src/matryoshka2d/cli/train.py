@@ -11,7 +11,6 @@ import typer
 
 from matryoshka2d.cli.common import Json, Quiet, pairs, print_json, quiet_libraries
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import check_free
 from matryoshka2d.training.options import TrainingOptions
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "list[str]": list[str]}
@@ -28,9 +27,7 @@ def _train(context: typer.Context, config: Path | None, json: bool, quiet: bool,
         if getattr(context.get_parameter_source(name), "name", "DEFAULT") != "DEFAULT"
     }
     options = _options(config, given)
-    options.check_complete()
-    named = (options.model, options.dev, options.teacher, *options.data)
-    check_free(Path(options.output), overwrite=options.overwrite, inputs=[name for name in named if name])
+    options.check_ready()
     quiet_libraries()
     from matryoshka2d.training import train
 

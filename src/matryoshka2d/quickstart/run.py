@@ -23,7 +23,7 @@ from matryoshka2d.report import grid_table, heatmap, save_figure, write_report
 from matryoshka2d.size import Size
 from matryoshka2d.training import TrainingOptions, train
 
-_HELD_OUT = 2000
+_HELD_OUT = 1500
 _ANSWERS = 3
 _TITLES = {
     "agreement": "agreement with the untouched original's full size, on held-out modules",
@@ -144,8 +144,8 @@ class Judge:
 
     def __init__(self, original: ElasticEncoder, corpus: Corpus, sets: list[Any]) -> None:
         # Evenly spaced, so that every held-out module has its say.
-        step = max(1, len(corpus.held_out) // _HELD_OUT)
-        self.texts = list(corpus.held_out[::step])
+        every = np.linspace(0, len(corpus.held_out) - 1, min(_HELD_OUT, len(corpus.held_out))).astype(int)
+        self.texts = [corpus.held_out[i] for i in every]
         self.reference = original.exits(self.texts, layers=[original.depth])[original.depth]
         task = retrieval_task(corpus)
         relevance = {query: dict.fromkeys(titles, 1) for query, titles in task.relevant.items()}

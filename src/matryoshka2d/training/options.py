@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.files import check_free
 
 
 def _choice(default: Any, help: str) -> Any:
@@ -133,16 +134,16 @@ class TrainingOptions:
                 value = {str(name): _option_text(item) for name, item in value.items()}
             object.__setattr__(self, choice.name, value)
 
-    def check_complete(self) -> None:
-        """Raise a `UserError` unless data and output are named, and a dev set if its sizes are."""
+    def check_ready(self) -> None:
+        """Raise a `UserError` unless data and output are named, and the output may be written."""
         if not self.data:
-            raise UserError(
-                "no training data: expected at least one file or hub data set, as --data pairs.jsonl"
-            )
+            raise UserError("no training data: expected a file or hub data set, as --data pairs.jsonl")
         if not self.output:
             raise UserError("no output: expected the folder to write the model to, as --output my-model")
         if self.dev_sizes and not self.dev:
             raise UserError("dev_sizes without a dev set: name one, as --dev sts.tsv, or leave them out")
+        named = (self.model, self.dev, self.teacher, *self.data)
+        check_free(Path(self.output), overwrite=self.overwrite, inputs=[name for name in named if name])
 
     @property
     def run_folder(self) -> Path:

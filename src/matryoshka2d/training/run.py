@@ -20,9 +20,8 @@ from matryoshka2d.data.mixing import Mixture
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import check_free, staged_folder
+from matryoshka2d.files import staged_folder
 from matryoshka2d.loss import ElasticLoss, TeacherLookup
-from matryoshka2d.model_card import write_model_card
 from matryoshka2d.objectives import DataFormat, Objective, default_objective, make_objective
 from matryoshka2d.precision import Precision, resolve_precision
 from matryoshka2d.size import default_sizes
@@ -30,6 +29,7 @@ from matryoshka2d.strategies import DEFAULT_STRATEGY, Shape, Strategy, make_stra
 from matryoshka2d.training import learning_rates
 from matryoshka2d.training.dev import DevGrid, dev_grid
 from matryoshka2d.training.dropout import training_settings
+from matryoshka2d.training.model_card import write_model_card
 from matryoshka2d.training.options import TrainingOptions
 from matryoshka2d.training.progress import show_progress
 from matryoshka2d.training.teacher import teacher_vectors
@@ -76,8 +76,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     if options is not None and choices:
         raise UserError(f"choices beside options: put {', '.join(choices)} into the TrainingOptions")
     options = options or TrainingOptions(**choices)
-    options.check_complete()
-    check_free(Path(options.output), overwrite=options.overwrite)
+    options.check_ready()
     checkpoint = _checkpoint(options) if options.resume else None
     objective_names, strategy = _check_names(options)
     precision = resolve_precision(options.precision, options.device or "auto")
