@@ -92,9 +92,10 @@ def test_each_pattern_matches_every_parameter_of_its_layer_and_no_other(
 
 def test_one_rate_for_all_layers_needs_no_patterns(tmp_path: Path, model: str) -> None:
     encoder = small.load(Path(model))
-    assert mapping(encoder, TrainingOptions(strategy="2dmse")) == {}
+    options = TrainingOptions(strategy="2dmse", head_learning_rate=2e-3)
+    assert mapping(encoder, options) == {}
     encoder.add_heads()
-    assert list(mapping(encoder, TrainingOptions(strategy="2dmse")).values()) == [1e-3]
+    assert list(mapping(encoder, options).values()) == [2e-3]
 
 
 @pytest.mark.parametrize("model_type", MODELS)

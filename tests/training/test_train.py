@@ -120,7 +120,7 @@ class TestWhatRuns:
     def test_the_record_holds_sizes_and_options(self, tmp_path: Path, model: str) -> None:
         small.run(tmp_path, model, strategy_options={"sizes": "1x8 2x16"}, limit=8, seed=3)
         record = json.loads((tmp_path / "out" / "elastic.json").read_text())
-        assert record["sizes"] == ["1x8", "2x16"]
+        assert record["sizes"] == ["1x8", "2x16", "4x32"]
         assert record["training"]["seed"] == 3
         assert [str(size) for size in small.load(tmp_path / "out").sizes] == ["1x8", "2x16"]
 

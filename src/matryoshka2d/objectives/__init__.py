@@ -49,7 +49,7 @@ _DEFAULTS = {
 }
 
 
-def make_objective(name: str, **options: Any) -> Objective:
+def make_objective(name: str, /, **options: Any) -> Objective:
     """Make an objective by name.
 
     Parameters

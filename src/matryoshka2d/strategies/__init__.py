@@ -62,7 +62,7 @@ DEFAULT_STRATEGY = "all-sizes"
 """The strategy that trains unless the user names another."""
 
 
-def make_strategy(name: str = DEFAULT_STRATEGY, **options: Any) -> Strategy:
+def make_strategy(name: str = DEFAULT_STRATEGY, /, **options: Any) -> Strategy:
     """Make a strategy by name.
 
     Parameters

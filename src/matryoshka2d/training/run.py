@@ -24,7 +24,7 @@ from matryoshka2d.files import staged_folder
 from matryoshka2d.loss import ElasticLoss, TeacherLookup
 from matryoshka2d.objectives import DataFormat, Objective, default_objective, make_objective
 from matryoshka2d.precision import Precision, resolve_precision
-from matryoshka2d.size import default_sizes
+from matryoshka2d.size import Size
 from matryoshka2d.strategies import DEFAULT_STRATEGY, Shape, Strategy, make_strategy
 from matryoshka2d.training import learning_rates
 from matryoshka2d.training.dev import DevGrid, dev_grid
@@ -128,12 +128,22 @@ def _prepare(encoder: ElasticEncoder, options: TrainingOptions, strategy: Strate
     heads = options.heads if options.heads is not None else options.strategy == DEFAULT_STRATEGY
     if heads and encoder.depth > 1:
         encoder.add_heads()
-    sizes = getattr(strategy, "sizes", ()) or default_sizes(encoder.depth, encoder.width)
     encoder.record = {
         **encoder.record,
-        "sizes": [str(size) for size in sizes],
+        "sizes": [str(size) for size in trained_sizes(strategy, Shape(encoder.depth, encoder.width))],
         "training": {k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
     }
+
+
+def trained_sizes(strategy: Strategy, shape: Shape, draws: int = 256) -> list[Size]:
+    """Return the sizes that a strategy trains, smallest first; those of many steps where it samples.
+
+    >>> [str(size) for size in trained_sizes(make_strategy("mrl", dims=(4, 8)), Shape(2, 16))]
+    ['2x4', '2x8', '2x16']
+    """
+    plans = [strategy.plan(shape, random.Random(step)) for step in range(draws)]
+    exits = {(term.layers, term.dims) for plan in plans for term in plan.terms}
+    return sorted(Size(*pair) for pair in exits if pair[0] > 0)
 
 
 def _dropout(options: TrainingOptions) -> float | None:
