@@ -20,7 +20,8 @@ def quickstart(
     size: Annotated[str, typer.Option(help="The size to cut out at the end.")] = "3x128",
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     sentences: Annotated[
-        int | None, typer.Option(min=64, help="Train on only so many sentences, for a faster look.")
+        int | None,
+        typer.Option(min=64, help="Train on so many sentences instead of 16,000, for a faster look."),
     ] = None,
     overwrite: Overwrite = False,
     json: Json = False,

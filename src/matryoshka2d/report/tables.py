@@ -53,8 +53,10 @@ def grid_table(
         caption=f"rows: layers run, columns: dims kept\n{legend(tolerance, _MARK)}" if marked else None,
         title_justify="left",
         caption_justify="left",
+        # Eight widths fit into a terminal of 80 columns.
+        padding=0,
     )
-    table.add_column("layers", justify="right", style="bold")
+    table.add_column("layers", justify="right", style="bold", no_wrap=True)
     for dims in grid.dims:
         table.add_column(str(dims), justify="right", no_wrap=True)
     for layers in grid.layers:
