@@ -122,7 +122,7 @@ class TestWhatRuns:
         record = json.loads((tmp_path / "out" / "elastic.json").read_text())
         assert record["sizes"] == ["1x8", "2x16", "4x32"]
         assert record["training"]["seed"] == 3
-        assert [str(size) for size in small.load(tmp_path / "out").sizes] == ["1x8", "2x16"]
+        assert [str(size) for size in small.load(tmp_path / "out").sizes] == ["1x8", "2x16", "4x32"]
 
     def test_nothing_is_left_beside_the_output(self, tmp_path: Path, model: str) -> None:
         small.run(tmp_path, model, checkpoints=True)

@@ -54,7 +54,7 @@ def grid_table(
         title_justify="left",
         caption_justify="left",
         # Eight widths fit into a terminal of 80 columns.
-        padding=0,
+        padding=(0, 0, 0, 1),
     )
     table.add_column("layers", justify="right", style="bold", no_wrap=True)
     for dims in grid.dims:
