@@ -104,7 +104,7 @@ def peer(_: str, dropout: float, arguments: Any, rows: Any) -> Prepared:
 
     from matryoshka2d.default_model import default_model_path
     from matryoshka2d.size import default_dims
-    from matryoshka2d.training.dropout import set_dropout
+    from matryoshka2d.training.settings import set_dropout
 
     def steps() -> Iterator[Any]:
         model = SentenceTransformer(default_model_path(), device="cpu")
@@ -122,7 +122,7 @@ def ours(method: str, dropout: float, arguments: Any, rows: Any) -> Prepared:
     from matryoshka2d.default_model import default_model_path
     from matryoshka2d.encoder import ElasticEncoder
     from matryoshka2d.loss import ElasticLoss
-    from matryoshka2d.training.dropout import set_dropout, training_settings
+    from matryoshka2d.training.settings import set_dropout, training_settings
     from matryoshka2d.training.trainer import ElasticTrainer
 
     def steps() -> Iterator[Any]:

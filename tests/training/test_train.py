@@ -20,7 +20,7 @@ from matryoshka2d.loss import ElasticLoss
 from matryoshka2d.objectives import OBJECTIVES
 from matryoshka2d.strategies import STRATEGIES
 from matryoshka2d.training import TrainingOptions, train
-from matryoshka2d.training.dropout import set_dropout
+from matryoshka2d.training.settings import set_dropout
 from tests import tiny
 from tests.training import small
 

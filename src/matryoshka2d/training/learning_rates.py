@@ -12,10 +12,7 @@ from matryoshka2d import architectures
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.training.options import TrainingOptions
-
-_LOWEST = {"all-sizes": 3e-4, "full": 2e-5, "mrl": 2e-5}
-_LOWEST_2D = 1e-4
-_TOP_SHARE = {"all-sizes": 0.1}
+from matryoshka2d.training.presets import preset_of
 
 
 def rates(options: TrainingOptions) -> tuple[float, float]:
@@ -31,11 +28,12 @@ def rates(options: TrainingOptions) -> tuple[float, float]:
     >>> rates(TrainingOptions(strategy="full", learning_rate=1e-5))
     (1e-05, 1e-05)
     """
+    preset = preset_of(options)
     lowest, highest = options.learning_rate, options.top_learning_rate
     if lowest is None:
-        lowest = _LOWEST.get(options.strategy, _LOWEST_2D)
+        lowest = preset.learning_rate
     if highest is None:
-        highest = lowest * _TOP_SHARE.get(options.strategy, 1.0)
+        highest = lowest * preset.top_share
     if (lowest == 0) != (highest == 0):
         raise UserError(
             f"learning_rate {lowest} and top_learning_rate {highest}: the rate cannot fall geometrically "

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from transformers import set_seed
 
 from matryoshka2d import loading
-from matryoshka2d.data import read_mixture, text_columns
+from matryoshka2d.data import POSITIVE_PAIRS, SCORED_PAIRS, TEXTS, TRIPLETS, read_mixture, text_columns
 from matryoshka2d.data.mixing import Mixture
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
@@ -25,13 +25,14 @@ from matryoshka2d.loss import ElasticLoss, TeacherLookup
 from matryoshka2d.objectives import DataFormat, Objective, default_objective, make_objective
 from matryoshka2d.precision import Precision, resolve_precision
 from matryoshka2d.size import Size
-from matryoshka2d.strategies import DEFAULT_STRATEGY, Shape, Strategy, make_strategy
+from matryoshka2d.strategies import Shape, Strategy, make_strategy
 from matryoshka2d.training import learning_rates
 from matryoshka2d.training.dev import DevGrid, dev_grid
-from matryoshka2d.training.dropout import training_settings
 from matryoshka2d.training.model_card import write_model_card
 from matryoshka2d.training.options import TrainingOptions
+from matryoshka2d.training.presets import preset_of
 from matryoshka2d.training.progress import show_progress
+from matryoshka2d.training.settings import training_settings
 from matryoshka2d.training.teacher import teacher_vectors
 from matryoshka2d.training.trainer import (
     ElasticTrainer,
@@ -41,7 +42,13 @@ from matryoshka2d.training.trainer import (
 )
 
 _ROW = "label"
-_FORMATS = {"texts": DataFormat.TEXT}
+# What a file holds, in the objectives' words: data knows no objectives, and objectives know no files.
+_FORM_OF = {
+    SCORED_PAIRS: DataFormat.SCORED_PAIRS,
+    POSITIVE_PAIRS: DataFormat.POSITIVE_PAIRS,
+    TRIPLETS: DataFormat.TRIPLETS,
+    TEXTS: DataFormat.TEXT,
+}
 
 
 def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choices: Any) -> ElasticEncoder:
@@ -91,7 +98,8 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
         rows = sum(len(rows) for rows in datasets.values())
         note = f"Training {options.strategy} on {rows} rows in {precision.reason}"
         print(note, file=sys.stderr)
-    with training_settings(encoder, options.max_length, on_cpu, _dropout(options)):
+    dropout = preset_of(options).dropout if options.dropout is None else options.dropout
+    with training_settings(encoder, options.max_length, on_cpu, dropout):
         trainer = _trainer(encoder, losses, datasets, options, precision, dev, quiet)
         _run(trainer, options, checkpoint)
     return _finish(encoder, trainer, options, dev)
@@ -125,7 +133,7 @@ def _dev(encoder: ElasticEncoder, options: TrainingOptions) -> DevGrid | None:
 def _prepare(encoder: ElasticEncoder, options: TrainingOptions, strategy: Strategy) -> None:
     # Sizes that the model lacks are said now, not after a teacher has embedded all texts.
     strategy.plan(Shape(encoder.depth, encoder.width), random.Random(options.seed))
-    heads = options.heads if options.heads is not None else options.strategy == DEFAULT_STRATEGY
+    heads = preset_of(options).heads if options.heads is None else options.heads
     if heads and encoder.depth > 1:
         encoder.add_heads()
     encoder.record = {
@@ -146,15 +154,6 @@ def trained_sizes(strategy: Strategy, shape: Shape, draws: int = 256) -> list[Si
     return sorted(Size(*pair) for pair in exits if pair[0] > 0)
 
 
-def _dropout(options: TrainingOptions) -> float | None:
-    """Return the dropout of a run; None leaves what the model has.
-
-    For all-sizes the many sizes of a step are regularisation enough: on dev, dropout cost quality and time.
-    """
-    own_choice = 0.0 if options.strategy == DEFAULT_STRATEGY else None
-    return own_choice if options.dropout is None else options.dropout
-
-
 def _losses(
     encoder: ElasticEncoder,
     mixture: Mixture,
@@ -165,11 +164,8 @@ def _losses(
 ) -> tuple[dict[str, ElasticLoss], dict[str, Dataset]]:
     losses, datasets = {}, {}
     for name, rows in mixture.datasets.items():
-        form = _FORMATS.get(mixture.formats[name].name)
-        objective = named or make_objective(
-            default_objective(form or mixture.formats[name].name.replace(" ", "-")),
-            **options.objective_options,
-        )
+        form = _FORM_OF[mixture.formats[name]]
+        objective = named or make_objective(default_objective(form), **options.objective_options)
         teacher: TeacherLookup | None = None
         if DataFormat.TEXT in objective.formats:
             rows = rows.select_columns(text_columns(rows.column_names))

@@ -1,0 +1,47 @@
+"""What suits each strategy unless the user chooses otherwise: one row a strategy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matryoshka2d.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The choices of a run that depend on its strategy.
+
+    Parameters
+    ----------
+    learning_rate
+        Rate of the lowest layer.
+    top_share
+        Rate of the highest layer, as a share of that of the lowest.
+    heads
+        Whether inner exits get a linear head.
+    dropout
+        Dropout while training; None leaves what the model has.
+    """
+
+    learning_rate: float = 1e-4
+    top_share: float = 1.0
+    heads: bool = False
+    dropout: float | None = None
+
+
+PRESETS: dict[str, Preset] = {
+    # Chosen on dev pairs: results/dev-choice.md.
+    "all-sizes": Preset(learning_rate=3e-4, top_share=0.1, heads=True, dropout=0.0),
+    "full": Preset(learning_rate=2e-5),
+    "mrl": Preset(learning_rate=2e-5),
+}
+"""Strategy → preset; the published 2D methods share the plain `Preset`."""
+
+
+def preset_of(options: TrainingOptions) -> Preset:
+    """Return the preset of a run's strategy.
+
+    >>> preset_of(TrainingOptions(strategy="2dmse"))
+    Preset(learning_rate=0.0001, top_share=1.0, heads=False, dropout=None)
+    """
+    return PRESETS.get(options.strategy, Preset())
