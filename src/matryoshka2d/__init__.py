@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from matryoshka2d.encoder import ElasticEncoder
     from matryoshka2d.errors import UserError
     from matryoshka2d.evaluation import Grid, read_sts, sts_grid
+    from matryoshka2d.inference import Engine, open_engine
     from matryoshka2d.loss import ElasticLoss
     from matryoshka2d.objectives import make_objective
     from matryoshka2d.size import Size, parse_sizes
@@ -21,12 +22,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "ElasticEncoder": "encoder",
     "ElasticLoss": "loss",
+    "Engine": "inference",
     "Grid": "evaluation",
     "Size": "size",
     "TrainingOptions": "training",
     "UserError": "errors",
     "make_objective": "objectives",
     "make_strategy": "strategies",
+    "open_engine": "inference",
     "parse_sizes": "size",
     "read_sts": "evaluation",
     "sts_grid": "evaluation",
@@ -36,12 +39,14 @@ _HOMES = {
 __all__ = [
     "ElasticEncoder",
     "ElasticLoss",
+    "Engine",
     "Grid",
     "Size",
     "TrainingOptions",
     "UserError",
     "make_objective",
     "make_strategy",
+    "open_engine",
     "parse_sizes",
     "read_sts",
     "sts_grid",

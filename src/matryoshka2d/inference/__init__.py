@@ -1,0 +1,11 @@
+"""Fast inference at any size: one protocol, several engines, one set of weights.
+
+`open_engine` is the way in; every engine computes the function of `ElasticEncoder.encode`.
+"""
+
+from __future__ import annotations
+
+from matryoshka2d.inference.engine import Engine
+from matryoshka2d.inference.opening import open_engine
+
+__all__ = ["Engine", "open_engine"]
