@@ -20,6 +20,16 @@ from matryoshka2d.evaluation.retrieval import (
     retrieval_grids,
     retrieval_scores,
 )
+from matryoshka2d.evaluation.statistics import (
+    Intervals,
+    Replicates,
+    against_size,
+    bootstrap_means,
+    bootstrap_spearman,
+    compare,
+    score_intervals,
+    seed_tests,
+)
 from matryoshka2d.evaluation.sts import StsSet, read_sts
 from matryoshka2d.evaluation.sts_grid import EncodedSts, encode_sts, sts_grid
 
@@ -28,11 +38,17 @@ __all__ = [
     "EncodedSts",
     "Exits",
     "Grid",
+    "Intervals",
     "Inversion",
     "PlainExits",
+    "Replicates",
     "RetrievalSet",
     "StsSet",
+    "against_size",
     "agreement_grids",
+    "bootstrap_means",
+    "bootstrap_spearman",
+    "compare",
     "encode_sts",
     "ndcg",
     "neighbour_recall",
@@ -43,6 +59,8 @@ __all__ = [
     "retrieval_grid",
     "retrieval_grids",
     "retrieval_scores",
+    "score_intervals",
+    "seed_tests",
     "similarity_agreement",
     "sts_grid",
     "turn",
