@@ -60,7 +60,7 @@ def test_options_are_read_to_the_type_of_the_field(
     ("name", "options", "words"),
     [
         ("2dsme", {}, ["no strategy is called '2dsme'", "Did you mean '2dmse'?"]),
-        ("full", {"dims": 8}, ["strategy 'full' has no option 'dims'", "it takes none"]),
+        ("full", {"layers": 8}, ["strategy 'full' has no option 'layers'", "expected one of dims"]),
         ("2dmse", {"dim": 8}, ["no option 'dim'", "Did you mean 'dims'?"]),
         ("2dmse", {"dims": "8,big"}, ["'8,big'", "whole numbers, as in 8,16,32"]),
         ("2dmse", {"dims": 8.5}, ["8.5", "whole numbers"]),

@@ -509,11 +509,14 @@ def _steadied(by_seeds: Floats, by_pairs: Floats) -> Floats:
     """Return the seeds' variance of each size, half its own and half what all sizes together say.
 
     A variance of three seeds is often far too small by chance, and one such size among 48 would be called
-    better or worse. What the sizes share is the ratio of the seeds' variance to that of the pairs.
+    better or worse. What the sizes share is the ratio of the seeds' variance to that of the pairs. The mean
+    over sizes at the end keeps its own: pairs average out over sizes, seeds do not, so its ratio is another.
     """
     total = by_pairs[:-1].sum()
     ratio = by_seeds[:-1].sum() / total if total > 0 else 0.0
-    return np.asarray((by_seeds + ratio * by_pairs) / 2)
+    steadied = (by_seeds + ratio * by_pairs) / 2
+    steadied[-1] = by_seeds[-1]
+    return np.asarray(steadied)
 
 
 def _degrees_of_freedom(variance: Floats, by_seeds: Floats, counts: Sequence[int]) -> Floats:

@@ -87,8 +87,22 @@ class EncodedSts:
         name, details
             Kept in the grid.
         """
+        correlation_of(metric)
+        return self.grid_of(
+            self.cosines(cut=cut, seed=seed), metric=metric, cut=cut, name=name, details=details
+        )
+
+    def grid_of(
+        self,
+        cosines: Mapping[str, Floats],
+        *,
+        metric: str = "spearman",
+        cut: str = "prefix",
+        name: str = "",
+        details: Mapping[str, Any] | None = None,
+    ) -> Grid:
+        """Return the grid of cosines that are there already, as from `cosines` at all sizes."""
         correlation = correlation_of(metric)
-        cosines = self.cosines(cut=cut, seed=seed)
         scores = {
             pairs.name: tuple((100 * correlation(cosines[pairs.name], pairs.gold)).tolist())
             for pairs in self.sets

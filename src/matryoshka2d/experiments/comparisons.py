@@ -1,0 +1,259 @@
+"""Comparisons: what the results of a plan say, with intervals, as JSON values that a report reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matryoshka2d.errors import UserError
+from matryoshka2d.evaluation import Grid
+from matryoshka2d.evaluation.statistics import (
+    MARGIN,
+    Intervals,
+    Replicates,
+    bootstrap_means,
+    bootstrap_spearman,
+    compare,
+    score_intervals,
+    seed_spread,
+    seed_tests,
+)
+from matryoshka2d.experiments.keys import key_of
+from matryoshka2d.experiments.measuring import STS
+from matryoshka2d.experiments.results import Result, read_scores, scores_file
+from matryoshka2d.files import staged_file
+from matryoshka2d.size import Size
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where methods can be compared: one backbone, trained on one data set, judged on one task."""
+
+    backbone: str
+    data: str
+    task: str
+
+    def __str__(self) -> str:
+        return ", ".join(part for part in (self.backbone, self.data, self.task) if part)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All runs of one method at one place.
+
+    Parameters
+    ----------
+    method
+        Its name.
+    seeds
+        Seeds that every size has, ascending.
+    sizes
+        Sizes, ascending.
+    grids
+        One grid over all sizes for each seed.
+    parts
+        For each seed the results that hold its sizes: one, or one a size for separate models.
+    """
+
+    method: str
+    seeds: tuple[int, ...]
+    sizes: tuple[Size, ...]
+    grids: tuple[Grid, ...]
+    parts: tuple[tuple[Result, ...], ...]
+
+    @property
+    def key(self) -> str:
+        """Of everything that these runs were made and measured with."""
+        return key_of([[result.key for result in part] for part in self.parts])
+
+    def mean_grid(self) -> Grid:
+        """Return the means over seeds."""
+        first = self.grids[0]
+        scores = {
+            name: tuple(np.mean([grid.scores[name] for grid in self.grids], axis=0).tolist())
+            for name in first.sets
+        }
+        return Grid(first.sizes, scores, first.metric, first.cut, self.method)
+
+    def total(self, name: str) -> float:
+        """Return the mean over seeds of a cost, summed over the models of a seed."""
+        spent = [sum(float(r.facts.get("cost", {}).get(name, 0.0)) for r in part) for part in self.parts]
+        return float(np.mean(spent))
+
+    def peak(self, name: str) -> float:
+        """Return the largest value of a cost."""
+        return max(float(r.facts.get("cost", {}).get(name, 0.0)) for part in self.parts for r in part)
+
+
+def places(results: Sequence[Result]) -> list[Place]:
+    """Return every backbone, data and task of some results; what is untrained belongs to all data."""
+    found: dict[Place, None] = {}
+    trained = {result.backbone for result in results if result.data}
+    for result in results:
+        if result.data or result.backbone not in trained:
+            found |= dict.fromkeys(Place(result.backbone, result.data, task) for task in result.grids)
+    return list(found)
+
+
+def runs_at(results: Iterable[Result], place: Place) -> dict[str, Runs]:
+    """Return method → its runs at a place; seeds that lack a size that others have are left out."""
+    by_method: dict[str, dict[int, list[Result]]] = {}
+    for result in results:
+        here = result.backbone == place.backbone and result.data in (place.data, "")
+        if here and place.task in result.grids:
+            by_method.setdefault(result.method, {}).setdefault(result.seed, []).append(result)
+    return {method: _runs(method, by_seed, place.task) for method, by_seed in by_method.items()}
+
+
+def _runs(method: str, by_seed: Mapping[int, list[Result]], task: str) -> Runs:
+    parts = {
+        seed: tuple(sorted(results, key=lambda r: r.grids[task].sizes)) for seed, results in by_seed.items()
+    }
+    sizes = {seed: [size for r in part for size in r.grids[task].sizes] for seed, part in parts.items()}
+    most = max(map(len, sizes.values()))
+    whole = sorted(seed for seed, own in sizes.items() if len(own) == most)
+    return Runs(
+        method,
+        tuple(whole),
+        tuple(sizes[whole[0]]),
+        tuple(_joined(parts[seed], task, method) for seed in whole),
+        tuple(parts[seed] for seed in whole),
+    )
+
+
+def _joined(part: Sequence[Result], task: str, method: str) -> Grid:
+    grids = [result.grids[task] for result in part]
+    scores = {name: tuple(s for grid in grids for s in grid.scores[name]) for name in grids[0].sets}
+    sizes = tuple(size for grid in grids for size in grid.sizes)
+    return Grid(sizes, scores, grids[0].metric, grids[0].cut, method)
+
+
+# --- resampling ----------------------------------------------------------------------------------------
+
+
+def has_scores(runs: Runs, cache: str | Path) -> bool:
+    """Return whether the scores of each pair are there for all of a method's runs."""
+    return all(scores_file(cache, r.key).is_file() for part in runs.parts for r in part)
+
+
+def replicates_of(runs: Runs, task: str, cache: str | Path, resamples: int = RESAMPLES) -> Replicates:
+    """Return the resampled scores of a method's runs; they are kept beside the scores.
+
+    Raises
+    ------
+    UserError
+        If the scores of a run are not there any more.
+    """
+    if not has_scores(runs, cache):
+        raise UserError(f"the scores of {runs.method} are not in {cache}: run `matryoshka2d reproduce` again")
+    path = Path(cache) / "replicates" / f"{key_of(runs.key, task, resamples)}.npz"
+    if not path.is_file():
+        made = _resample(runs, task, cache, resamples)
+        arrays = {f"scores/{name}": made.scores[name] for name in made.sets}
+        arrays |= {f"draws/{name}": made.draws[name].astype(np.float32) for name in made.sets}
+        with staged_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    with np.load(path) as kept:
+        names = [name.removeprefix("scores/") for name in kept.files if name.startswith("scores/")]
+        return Replicates(
+            {name: kept[f"scores/{name}"] for name in names},
+            {name: kept[f"draws/{name}"].astype(np.float64) for name in names},
+        )
+
+
+def _resample(runs: Runs, task: str, cache: str | Path, resamples: int) -> Replicates:
+    tables: dict[str, list[Any]] = {}
+    gold: dict[str, Any] = {}
+    for part in runs.parts:
+        columns: dict[str, list[Any]] = {}
+        for result in part:
+            scores, gold = read_scores(scores_file(cache, result.key), task)
+            for name, values in scores.items():
+                columns.setdefault(name, []).append(values)
+        for name, blocks in columns.items():
+            tables.setdefault(name, []).append(np.concatenate(blocks, axis=1))
+    stacked = {name: np.stack(seeds) for name, seeds in tables.items()}
+    if task == STS:
+        return bootstrap_spearman(stacked, gold, resamples=resamples)
+    return bootstrap_means(stacked, resamples=resamples)
+
+
+# --- what a report reads -------------------------------------------------------------------------------
+
+
+def scores_of(runs: Runs, replicates: Replicates | None) -> dict[str, Any]:
+    """Return a method's scores with intervals, spread over seeds, steps down and cost, as JSON values."""
+    mean = runs.mean_grid()
+    spread = seed_spread(np.array([list(grid.values().values()) for grid in runs.grids]))
+    entry: dict[str, Any] = {
+        "seeds": list(runs.seeds),
+        "mean": round(mean.mean_over_sizes(), 4),
+        "spread": {
+            str(size): round(float(value), 3)
+            for size, value in zip(runs.sizes, spread, strict=True)
+            if len(runs.seeds) > 1
+        },
+        "inversions": [str(step) for step in mean.inversions()],
+        "cost": {
+            "train_seconds": round(runs.total("train_seconds"), 1),
+            "train_peak_memory_mb": round(runs.peak("train_peak_memory_mb")),
+            "evaluate_seconds": round(runs.total("evaluate_seconds"), 1),
+        },
+    }
+    if replicates is not None:
+        entry["intervals"] = score_intervals(replicates).to_dict(runs.sizes)
+    return entry
+
+
+def comparison_of(one: Runs, other: Runs, replicates: tuple[Replicates, Replicates]) -> dict[str, Any]:
+    """Return the lead of a method over another at the sizes that both have, as JSON values."""
+    shared = [size for size in one.sizes if size in other.sizes]
+    if not shared:
+        raise UserError(f"{one.method} and {other.method} have no size in common")
+    left, right = (
+        values.take([runs.sizes.index(size) for size in shared])
+        for runs, values in zip((one, other), replicates, strict=True)
+    )
+    paired = one.seeds == other.seeds
+    lead = compare(left, right, paired_seeds=paired)
+    return {
+        "method": one.method,
+        "other": other.method,
+        "paired_seeds": paired and len(one.seeds) > 1,
+        **lead.to_dict(shared),
+        **counts(lead, shared),
+        "tests_over_seeds": _tests(left, right, paired),
+    }
+
+
+def counts(lead: Intervals, sizes: Sequence[Size]) -> dict[str, Any]:
+    """Return which sizes are better, worse, and not shown to be at least as good."""
+    short = ~lead.at_least_as_good()
+    return {
+        "count": len(sizes),
+        "better": [str(size) for size, yes in zip(sizes, lead.better, strict=True) if yes],
+        "worse": [str(size) for size, yes in zip(sizes, lead.worse, strict=True) if yes],
+        "not_at_least_as_good": [str(size) for size, yes in zip(sizes, short, strict=True) if yes],
+        "margin": MARGIN,
+    }
+
+
+def _tests(left: Replicates, right: Replicates, paired: bool) -> dict[str, Any] | None:
+    """Return p-values over seeds of the mean over sizes and, where they can reject, of each size."""
+    if not paired:
+        return None
+    one, other = left.of()[0], right.of()[0]
+    mean = seed_tests(one.mean(axis=1, keepdims=True), other.mean(axis=1, keepdims=True))
+    if mean is None:
+        return None
+    each = seed_tests(one, other)
+    return {
+        "mean over sizes": {name: float(values[0]) for name, values in mean.items()},
+        "sizes": None if each is None else {name: values.tolist() for name, values in each.items()},
+    }

@@ -1,0 +1,78 @@
+"""The machine that a figure was measured on, and what a piece of work cost there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+_VERSIONS = ("matryoshka2d", "sentence-transformers", "transformers", "torch")
+
+
+def facts() -> dict[str, str | int]:
+    """Return processor, threads, versions and date."""
+    return {
+        "processor": processor(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
+        "date": date.today().isoformat(),
+        **{name: version(name) for name in _VERSIONS},
+    }
+
+
+def processor() -> str:
+    """Return the processor's name and the units that matter for bf16."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    named = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    units = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in named.get("flags", "").split()]
+    family = f"family {named.get('cpu family', '?')}, model {named.get('model', '?')}"
+    return f"{named.get('model name', platform.machine())} ({family}; {', '.join(units) or 'no bf16 units'})"
+
+
+@dataclass
+class Cost:
+    """Seconds that a block took, and the most memory that the process held meanwhile."""
+
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+
+@contextlib.contextmanager
+def measured() -> Iterator[Cost]:
+    """Measure a block; the cost is filled in when it ends.
+
+    >>> with measured() as cost:
+    ...     _ = sum(range(1000))
+    >>> cost.seconds > 0, cost.peak_memory_mb > 1
+    (True, True)
+    """
+    cost = Cost()
+    _forget_peak()
+    started = time.perf_counter()
+    yield cost
+    cost.seconds = time.perf_counter() - started
+    cost.peak_memory_mb = _peak_memory_mb()
+
+
+def _forget_peak() -> None:
+    """Let Linux count the peak of the process from here; elsewhere it stays that of the whole process."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak_memory_mb() -> float:
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
+    unit = 1024**2 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,0 +1,500 @@
+"""A plan: methods x seeds x backbones x data as a YAML table, read and checked before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.size import Size, parse_sizes
+
+KINDS = ("train", "untouched", "separate", "sentence-transformers", "cut", "average")
+"""How a method makes its models; see `Method.kind`."""
+
+TEACHERS = ("self", "original")
+"""Teachers that `TrainingOptions` knows by itself: no method may take their names."""
+
+_CUTS = ("pca", "random")
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training data.
+
+    Parameters
+    ----------
+    files
+        Paths inside the data folder; several are mixed.
+    limit
+        Use only the first so many rows of every file.
+    columns
+        Names of columns that are not recognised, as in `TrainingOptions`.
+    format
+        ``triplets``, ``pairs``, ``scored`` or ``texts``: what a dry run makes up in place of the files.
+    """
+
+    files: tuple[str, ...]
+    limit: int | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    format: str = "triplets"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model that methods start from.
+
+    Parameters
+    ----------
+    model
+        A folder, a hub name, or ``default`` (all-MiniLM-L6-v2).
+    pooling
+        ``mean``, ``cls`` or ``last``, for a plain transformers checkpoint.
+    layers
+        Keep only these layers of the model, counted from 1: a pruned backbone, worse than the model until
+        it is taught again.
+    distil
+        Training options with which a pruned backbone first learns from the whole model, text only; the key
+        ``data`` names data of the plan.
+    """
+
+    model: str = "default"
+    pooling: str | None = None
+    layers: tuple[int, ...] = ()
+    distil: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Options that are chosen on dev before the test runs.
+
+    Parameters
+    ----------
+    options
+        Option → the values that are tried, all combinations.
+    limit
+        Rows of every file that a trial trains on; those of the data by default.
+    seed
+        Seed of the trials. One: a choice, not a result.
+    sizes
+        Sizes whose mean on dev decides; all sizes of the plan by default. Name the full size for a method
+        that is made for it alone. A separate model is always judged at its own size.
+    """
+
+    options: Mapping[str, tuple[Any, ...]]
+    limit: int | None = None
+    seed: int = 0
+    sizes: str = ""
+
+    def trials(self) -> list[dict[str, Any]]:
+        """Return every combination of values.
+
+        >>> Choice({"learning_rate": (1e-4, 3e-4)}).trials()
+        [{'learning_rate': 0.0001}, {'learning_rate': 0.0003}]
+        """
+        values = itertools.product(*self.options.values())
+        return [dict(zip(self.options, row, strict=True)) for row in values]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the tables.
+
+    Parameters
+    ----------
+    name
+        How it is shown and named elsewhere in the plan.
+    kind
+        ``train`` (any `TrainingOptions`), ``untouched`` (the backbone as it is), ``separate`` (the backbone
+        cut to n layers and trained at d dims, for each of `sizes`), ``sentence-transformers`` (its
+        Matryoshka2dLoss in its own trainer), ``cut`` (a PCA or random cut of another method's model) or
+        ``average`` (the weights of other methods' models averaged).
+    options
+        Fields of `TrainingOptions`. ``model`` and ``teacher`` may name a method: its model with the same
+        seed, trained first.
+    sizes
+        Of a separate method: the sizes, each a model of its own.
+    of
+        Of a cut or an average: the methods whose models are used.
+    cut
+        Of a cut: ``pca``, fitted on training texts, or ``random``.
+    weights
+        Of an average: one weight for each method in `of`; equal by default.
+    loss_options
+        Of sentence-transformers: arguments of its Matryoshka2dLoss.
+    seeds, backbones, data
+        Restrict the method to some of the plan's; all by default. An untouched model has no seed.
+    choose
+        What is chosen on dev first.
+    note
+        A sentence for the report.
+    """
+
+    name: str
+    kind: str = "train"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sizes: tuple[Size, ...] = ()
+    of: tuple[str, ...] = ()
+    cut: str = ""
+    weights: tuple[float, ...] = ()
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None
+    backbones: tuple[str, ...] | None = None
+    data: tuple[str, ...] | None = None
+    choose: Choice | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that the results confirm or do not.
+
+    Parameters
+    ----------
+    text
+        The claim, in one sentence.
+    method, other
+        Who is said to lead, over whom.
+    sizes
+        Where; every size that both have by default.
+    verdict
+        ``better``, ``at least as good`` or ``worse``: what must hold at each of these sizes; with ``mean``
+        before it, of the mean over them: ``mean better``.
+    """
+
+    text: str
+    method: str
+    other: str
+    sizes: str = ""
+    verdict: str = "at least as good"
+
+
+VERDICTS = tuple(
+    f"{scope}{verdict}" for scope in ("", "mean ") for verdict in ("at least as good", "better", "worse")
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `matryoshka2d reproduce` runs.
+
+    Parameters
+    ----------
+    name
+        The name of the file without its suffix, and of the folder of its results.
+    title, note
+        Shown on top of the report.
+    sizes
+        The sizes that every method is judged at.
+    seeds
+        Seeds of training.
+    backbones, data, methods
+        By name.
+    sts, retrieval
+        Test sets: STS folders or files, and retrieval sets, as paths inside the data folder.
+    dev_sts, dev_captions
+        Where dev sets are made from: the folder of STS files, and a file of grouped captions.
+    defaults
+        Training options of all methods.
+    compare
+        Pairs of methods: the lead of the first over the second.
+    claims
+        What the results confirm or do not.
+    reported
+        Figures of a paper, shown as reported and never as measured: title → name → figure.
+    """
+
+    name: str
+    title: str
+    sizes: tuple[Size, ...]
+    seeds: tuple[int, ...]
+    backbones: Mapping[str, Backbone]
+    data: Mapping[str, Data]
+    methods: Mapping[str, Method]
+    sts: tuple[str, ...] = ()
+    retrieval: tuple[str, ...] = ()
+    dev_sts: str = ""
+    dev_captions: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    compare: tuple[tuple[str, str], ...] = ()
+    claims: tuple[Claim, ...] = ()
+    reported: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    note: str = ""
+
+    def references(self, method: Method) -> tuple[str, ...]:
+        """Return the methods whose models this one needs, in the order in which they are named."""
+        options = {**self.defaults, **method.options}
+        named = [options.get(key) for key in ("model", "teacher")]
+        return tuple(dict.fromkeys([*(str(n) for n in named if n in self.methods), *method.of]))
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read a plan from a YAML file.
+
+    Raises
+    ------
+    UserError
+        One line that names what is unknown, missing or of the wrong form.
+    """
+    import yaml
+
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"plan {file} does not exist: expected a YAML file such as plans/tier1.yaml")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"plan {file} is not YAML: {error}") from error
+    return plan_of(content, file.stem, str(file))
+
+
+def plan_of(content: Any, name: str, source: str) -> Plan:
+    """Make a plan of what a YAML file holds; `source` is named in messages."""
+    table = _table(content, source, "plan")
+    known = {f.name for f in dataclasses.fields(Plan)} - {"name", "dev_sts", "dev_captions"}
+    _known(table, known | {"dev"}, f"{source}: plan")
+    for key in ("sizes", "methods"):
+        if not table.get(key):
+            raise UserError(f"{source}: the plan has no {key}")
+    dev = _table(table.get("dev") or {}, source, "dev")
+    _known(dev, {"sts", "captions"}, f"{source}: dev")
+    plan = Plan(
+        name=name,
+        title=str(table.get("title") or name),
+        note=str(table.get("note") or "").strip(),
+        sizes=parse_sizes(_words(table["sizes"])),
+        seeds=_seeds(table.get("seeds", [0]), f"{source}: seeds"),
+        backbones=_each(table.get("backbones") or {"default": {}}, source, "backbones", _backbone),
+        data=_each(table.get("data") or {}, source, "data", _data),
+        methods=_each(table["methods"], source, "methods", _method),
+        sts=_strings(table.get("sts")),
+        retrieval=_strings(table.get("retrieval")),
+        dev_sts=str(dev.get("sts") or ""),
+        dev_captions=str(dev.get("captions") or ""),
+        defaults={
+            key: _number(value)
+            for key, value in _table(table.get("defaults") or {}, source, "defaults").items()
+        },
+        compare=tuple(_pair(pair, source) for pair in table.get("compare") or []),
+        claims=tuple(_claim(claim, source) for claim in table.get("claims") or []),
+        reported=_table(table.get("reported") or {}, source, "reported"),
+    )
+    _check(plan, source)
+    return plan
+
+
+def _backbone(_: str, values: dict[str, Any], where: str) -> Backbone:
+    _fields(Backbone, values, where)
+    layers = tuple(int(n) for n in values.pop("layers", None) or ())
+    return Backbone(**values, layers=layers)
+
+
+def _data(_: str, values: dict[str, Any], where: str) -> Data:
+    _fields(Data, values, where)
+    files = _strings(values.pop("files", None))
+    if not files:
+        raise UserError(f"{where} has no files: expected paths inside the data folder")
+    return Data(files, **values)
+
+
+def _method(name: str, values: dict[str, Any], where: str) -> Method:
+    """Split a row into what the harness reads and the training options, which may stand beside it."""
+    own = {f.name for f in dataclasses.fields(Method)} - {"name", "options"}
+    given = {key: values.pop(key) for key in list(values) if key in own}
+    named = {**_table(values.pop("options", None) or {}, where, "options"), **values}
+    options = {key: _number(value) for key, value in named.items()}
+    if "sizes" in given:
+        given["sizes"] = parse_sizes(_words(given["sizes"]))
+    if "seeds" in given:
+        given["seeds"] = _seeds(given["seeds"], where)
+    for key in ("of", "backbones", "data"):
+        if key in given:
+            given[key] = _strings(given[key])
+    if "weights" in given:
+        given["weights"] = tuple(float(weight) for weight in given["weights"])
+    if "choose" in given:
+        given["choose"] = _choice(_table(given["choose"], where, "choose"), where)
+    return Method(name, options=options, **given)
+
+
+def _number(value: Any) -> Any:
+    """Return a number that YAML reads as text, such as 3e-4, as the number that it is.
+
+    >>> _number("3e-4"), _number("2dmse")
+    (0.0003, '2dmse')
+    """
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _choice(values: dict[str, Any], where: str) -> Choice:
+    fixed = {key: values.pop(key) for key in ("limit", "seed", "sizes") if key in values}
+    options = {
+        key: tuple(map(_number, value if isinstance(value, list) else [value]))
+        for key, value in values.items()
+    }
+    if not options:
+        raise UserError(f"{where}: choose names no option, expected such as learning_rate: [1e-4, 3e-4]")
+    if "sizes" in fixed:
+        fixed["sizes"] = _words(fixed["sizes"])
+    return Choice(options, **fixed)
+
+
+def _claim(values: Any, source: str) -> Claim:
+    table = _table(values, source, "claim")
+    _fields(Claim, table, f"{source}: claim")
+    missing = [key for key in ("text", "method", "other") if not table.get(key)]
+    if missing:
+        raise UserError(f"{source}: a claim has no {missing[0]}")
+    return Claim(**table)
+
+
+def _pair(values: Any, source: str) -> tuple[str, str]:
+    if not isinstance(values, list) or len(values) != 2:
+        raise UserError(
+            f"{source}: compare holds {values!r}, expected pairs of methods such as [ours, plain]"
+        )
+    return str(values[0]), str(values[1])
+
+
+def _each(values: Any, source: str, what: str, make: Any) -> dict[str, Any]:
+    table = _table(values, source, what)
+    return {
+        str(name): make(str(name), _table(row or {}, source, str(name)), f"{source}: {what}: {name}")
+        for name, row in table.items()
+    }
+
+
+def _table(values: Any, source: str, what: str) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{source}: {what} is {values!r}, expected names and values")
+    return {str(key): value for key, value in values.items()}
+
+
+def _fields(made: type[Any], values: Mapping[str, Any], where: str) -> None:
+    _known(values, {f.name for f in dataclasses.fields(made)}, where)
+
+
+def _known(values: Iterable[str], known: set[str], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise UserError(
+                f"{where} has no '{key}': expected one of {', '.join(sorted(known))}."
+                f"{did_you_mean(key, known)}"
+            )
+
+
+def _strings(values: Any) -> tuple[str, ...]:
+    if values is None:
+        return ()
+    return tuple(str(value) for value in (values if isinstance(values, list) else [values]))
+
+
+def _words(values: Any) -> str:
+    return " ".join(str(value) for value in values) if isinstance(values, list) else str(values)
+
+
+def _seeds(values: Any, where: str) -> tuple[int, ...]:
+    given = values if isinstance(values, list) else [values]
+    if not given or not all(isinstance(seed, int) for seed in given):
+        raise UserError(f"{where} is {values!r}, expected whole numbers")
+    return tuple(given)
+
+
+# --- checking ------------------------------------------------------------------------------------------
+
+
+def _check(plan: Plan, source: str) -> None:
+    for method in plan.methods.values():
+        where = f"{source}: method {method.name}"
+        _check_method(plan, method, where)
+    for name in [name for pair in plan.compare for name in pair]:
+        _member(name, plan.methods, f"{source}: compare", "method")
+    for claim in plan.claims:
+        for name in (claim.method, claim.other):
+            _member(name, plan.methods, f"{source}: claim '{claim.text}'", "method")
+        _member(claim.verdict, VERDICTS, f"{source}: claim '{claim.text}'", "verdict")
+    for name, backbone in plan.backbones.items():
+        if backbone.distil:
+            _member(str(backbone.distil.get("data")), plan.data, f"{source}: backbone {name}", "data")
+            if not backbone.layers:
+                raise UserError(f"{source}: backbone {name} is distilled but not pruned: name its layers")
+    if not plan.sts and not plan.retrieval:
+        raise UserError(f"{source}: nothing to evaluate on, expected sts or retrieval")
+    _check_order(plan, source)
+
+
+def _check_method(plan: Plan, method: Method, where: str) -> None:
+    if method.name in TEACHERS:
+        raise UserError(f"{where}: '{method.name}' is the name of a teacher, choose another")
+    _member(method.kind, KINDS, where, "kind")
+    for name in method.of:
+        _member(name, plan.methods, where, "method")
+    for name in method.backbones or ():
+        _member(name, plan.backbones, where, "backbone")
+    for name in method.data or ():
+        _member(name, plan.data, where, "data")
+    _check_kind(plan, method, where)
+    if method.choose and not plan.dev_sts and not plan.dev_captions:
+        raise UserError(f"{where} is chosen on dev, but the plan has no dev")
+    for name in plan.references(method):
+        if plan.methods[name].kind in ("separate", "cut"):
+            raise UserError(f"{where} uses {name}, which has no model of its own that is whole")
+    _check_options(plan, method, where)
+
+
+def _check_kind(plan: Plan, method: Method, where: str) -> None:
+    needs = {"cut": ("of", "cut"), "average": ("of",), "separate": ("sizes",)}.get(method.kind, ())
+    for need in needs:
+        if not getattr(method, need):
+            raise UserError(f"{where} is of kind {method.kind} and needs '{need}'")
+    if method.kind == "cut":
+        _member(method.cut, _CUTS, where, "cut")
+        if len(method.of) != 1:
+            raise UserError(f"{where}: a cut is of one method")
+    if method.weights and len(method.weights) != len(method.of):
+        raise UserError(f"{where}: {len(method.weights)} weights for {len(method.of)} methods")
+    if method.kind in ("train", "separate", "sentence-transformers") and not plan.data:
+        raise UserError(f"{where} is trained, but the plan has no data")
+    if method.kind == "untouched" and method.options:
+        raise UserError(f"{where} is untouched and takes no options")
+
+
+def _check_options(plan: Plan, method: Method, where: str) -> None:
+    from matryoshka2d.training.options import TrainingOptions
+
+    for trial in method.choose.trials() if method.choose else [{}]:
+        options = {**plan.defaults, **method.options, **trial}
+        for reserved in ("output", "data", "seed", "limit", "overwrite", "resume", "push_to_hub"):
+            if reserved in options:
+                raise UserError(f"{where}: '{reserved}' is set by the plan, not by a method's options")
+        TrainingOptions.from_mapping(options, where)
+
+
+def _check_order(plan: Plan, source: str) -> None:
+    """Say if methods wait for each other in a circle."""
+    done: set[str] = set()
+    while free := {
+        name for name, m in plan.methods.items() if name not in done and done.issuperset(plan.references(m))
+    }:
+        done |= free
+    waiting = sorted(set(plan.methods) - done)
+    if waiting:
+        raise UserError(f"{source}: methods {', '.join(waiting)} wait for each other in a circle")
+
+
+def _member(name: str, known: Iterable[str], where: str, what: str) -> None:
+    if name not in known:
+        raise UserError(
+            f"{where}: no {what} is called '{name}', expected one of {', '.join(known)}."
+            f"{did_you_mean(name, known)}"
+        )
