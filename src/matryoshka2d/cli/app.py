@@ -7,6 +7,7 @@ import typer
 from matryoshka2d.cli.encode import encode
 from matryoshka2d.cli.evaluate import evaluate
 from matryoshka2d.cli.quickstart import quickstart
+from matryoshka2d.cli.report import report
 from matryoshka2d.cli.reproduce import reproduce
 from matryoshka2d.cli.train import train_command
 from matryoshka2d.cli.truncate import truncate
@@ -40,3 +41,4 @@ app.command()(evaluate)
 app.command()(truncate)
 app.command()(encode)
 app.command()(reproduce)
+app.command()(report)

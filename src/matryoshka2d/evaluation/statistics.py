@@ -425,6 +425,30 @@ def against_size(
     return _intervals([_Part(scores - own, draws - own_draws)], seed)
 
 
+def share_of(method: Replicates, full: Replicates, *, set_name: str = MEAN, seed: int = 0) -> Intervals:
+    """Return the intervals of a method's scores as percent of another's single size.
+
+    Parameters
+    ----------
+    method
+        Replicates of any sizes.
+    full
+        Replicates of one size, such as the full size of a model that was trained for it alone, made with the
+        same `seed` and number of resamples. With the same number of seeds they are paired, else the mean
+        over its seeds counts.
+    set_name
+        One set, or the mean over sets.
+    seed
+        Draws the seeds of training anew.
+    """
+    (scores, draws), (other_scores, other_draws) = method.of(set_name), full.of(set_name)
+    if other_scores.shape[1] != 1 or len(draws) != len(other_draws):
+        raise UserError("a share is of one size, resampled as often as the method")
+    if len(scores) != len(other_scores):
+        other_scores, other_draws = other_scores.mean(axis=0), other_draws.mean(axis=1, keepdims=True)
+    return _intervals([_Part(100 * scores / other_scores, 100 * draws / other_draws)], seed)
+
+
 @dataclass(frozen=True)
 class _Part:
     """Something measured with seeds of its own: scores [seeds, sizes], draws [resamples, seeds, sizes]."""

@@ -21,12 +21,14 @@ from matryoshka2d.evaluation.statistics import (
     score_intervals,
     seed_spread,
     seed_tests,
+    share_of,
 )
 from matryoshka2d.experiments.keys import key_of
 from matryoshka2d.experiments.measuring import STS
+from matryoshka2d.experiments.plan import KEEPS
 from matryoshka2d.experiments.results import Result, read_scores, scores_file
 from matryoshka2d.files import staged_file
-from matryoshka2d.size import Size
+from matryoshka2d.size import Size, parse_sizes
 
 RESAMPLES = 1000
 
@@ -232,6 +234,38 @@ def comparison_of(one: Runs, other: Runs, replicates: tuple[Replicates, Replicat
     }
 
 
+def claim_of(
+    claim: Mapping[str, Any], one: Runs, other: Runs, replicates: tuple[Replicates, Replicates]
+) -> dict[str, Any]:
+    """Return whether a claim of the plan holds, and the figures that say so, as JSON values."""
+    keeps = KEEPS.fullmatch(str(claim["verdict"]))
+    wanted = parse_sizes(claim["sizes"]) if claim["sizes"] else None
+    own = [size for size in one.sizes if wanted is None or size in wanted]
+    shared = own if keeps else [size for size in own if size in other.sizes]
+    if not shared:
+        raise UserError(f"claim '{claim['text']}': {one.method} and {other.method} lack its sizes")
+    left = replicates[0].take([one.sizes.index(size) for size in shared])
+    paired = one.seeds == other.seeds
+    if keeps:
+        full = replicates[1].take([len(other.sizes) - 1])
+        found = share_of(left, full)
+        holds = bool((found.estimate >= float(keeps[1])).all())
+    else:
+        right = replicates[1].take([other.sizes.index(size) for size in shared])
+        found = compare(left, right, paired_seeds=paired)
+        holds = _holds(str(claim["verdict"]), found)
+    return {**claim, "holds": holds, **found.to_dict(shared)}
+
+
+def _holds(verdict: str, found: Intervals) -> bool:
+    _, low, high = found.mean
+    mean = {"mean at least as good": low > -MARGIN, "mean better": low > 0, "mean worse": high < 0}
+    if verdict in mean:
+        return bool(mean[verdict])
+    each = {"at least as good": found.at_least_as_good(), "better": found.better, "worse": found.worse}
+    return bool(each[verdict].all())
+
+
 def counts(lead: Intervals, sizes: Sequence[Size]) -> dict[str, Any]:
     """Return which sizes are better, worse, and not shown to be at least as good."""
     short = ~lead.at_least_as_good()
@@ -257,3 +291,101 @@ def _tests(left: Replicates, right: Replicates, paired: bool) -> dict[str, Any] 
         "mean over sizes": {name: float(values[0]) for name, values in mean.items()},
         "sizes": None if each is None else {name: values.tolist() for name, values in each.items()},
     }
+
+
+# --- everything at once --------------------------------------------------------------------------------
+
+
+def statistics_of(
+    facts: Mapping[str, Any],
+    results: Sequence[Result],
+    cache: str | Path,
+    *,
+    resamples: int = RESAMPLES,
+    earlier: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what a report reads: scores, comparisons and claims with intervals, as JSON values.
+
+    Parameters
+    ----------
+    facts
+        What `plan.json` holds.
+    results
+        The results of the plan.
+    cache
+        Where `reproduce` kept the scores of each pair.
+    resamples
+        As in `bootstrap_spearman`.
+    earlier
+        What this function gave before: entries whose runs have not changed are kept where the scores of
+        each pair are gone, as in a fresh clone.
+    """
+    known = {
+        (entry["place"], kind, entry_key(one)): one
+        for entry in (earlier or {}).get("places", [])
+        for kind in ("methods", "comparisons", "claims")
+        for one in entry[kind]
+    }
+    found = []
+    for place in places(results):
+        runs = runs_at(results, place)
+        bench = _Bench(place, runs, cache, resamples, known)
+        comparisons = [pair for pair in facts["compare"] if pair[0] in runs and pair[1] in runs]
+        claims = [
+            c for c in facts["claims"] if c["task"] == place.task and {c["method"], c["other"]} <= set(runs)
+        ]
+        found.append(
+            {
+                "place": str(place),
+                "backbone": place.backbone,
+                "data": place.data,
+                "task": place.task,
+                "methods": [bench.scores(runs[name]) for name in facts["methods"] if name in runs],
+                "comparisons": [bench.comparison(*pair) for pair in comparisons],
+                "claims": [bench.claim(claim) for claim in claims],
+            }
+        )
+    return {"resamples": resamples, "margin": MARGIN, "places": found}
+
+
+def entry_key(entry: Mapping[str, Any]) -> str:
+    """Return what tells the entries of one kind apart, the runs that they were made from included."""
+    return key_of([entry.get(name) for name in ("key", "method", "other", "text", "verdict", "sizes_asked")])
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Makes the entries of one place, or finds them among those made before."""
+
+    place: Place
+    runs: Mapping[str, Runs]
+    cache: str | Path
+    resamples: int
+    known: Mapping[tuple[str, str, str], Any]
+
+    def scores(self, runs: Runs) -> dict[str, Any]:
+        entry = {"key": key_of(runs.key, self.resamples), "method": runs.method}
+        if has_scores(runs, self.cache):
+            return {**entry, **scores_of(runs, self._replicates(runs))}
+        return self._known("methods", entry) or {**entry, **scores_of(runs, None)}
+
+    def comparison(self, method: str, other: str) -> dict[str, Any]:
+        one, two = self.runs[method], self.runs[other]
+        entry = {"key": key_of(one.key, two.key, self.resamples), "method": method, "other": other}
+        if has_scores(one, self.cache) and has_scores(two, self.cache):
+            return {**entry, **comparison_of(one, two, (self._replicates(one), self._replicates(two)))}
+        return self._known("comparisons", entry) or {**entry, "missing": True}
+
+    def claim(self, claim: Mapping[str, Any]) -> dict[str, Any]:
+        one, two = self.runs[claim["method"]], self.runs[claim["other"]]
+        asked = {**claim, "sizes_asked": claim["sizes"]}
+        entry = {"key": key_of(one.key, two.key, self.resamples), **asked}
+        if has_scores(one, self.cache) and has_scores(two, self.cache):
+            return {**entry, **claim_of(claim, one, two, (self._replicates(one), self._replicates(two)))}
+        return self._known("claims", entry) or {**entry, "missing": True}
+
+    def _replicates(self, runs: Runs) -> Replicates:
+        return replicates_of(runs, self.place.task, self.cache, self.resamples)
+
+    def _known(self, kind: str, entry: Mapping[str, Any]) -> Any:
+        return self.known.get((str(self.place), kind, entry_key(entry)))

@@ -26,7 +26,7 @@ _Row = dict[str, Any]
 
 
 def rehearse(request: Request, say: Callable[[str], None] = print) -> Outcome:
-    """Run a plan small: one seed, a few rows, one size or two of separate models.
+    """Run a plan small: one seed, a few rows, one size or two of separate models, and its report.
 
     Parameters
     ----------
@@ -35,6 +35,8 @@ def rehearse(request: Request, say: Callable[[str], None] = print) -> Outcome:
     say
         Where notes go, a line each.
     """
+    from matryoshka2d.experiments.report import write_results_report
+
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         plan = small(request.plan, root)
@@ -48,7 +50,8 @@ def rehearse(request: Request, say: Callable[[str], None] = print) -> Outcome:
             hours=None,
         )
         outcome = reproduce(tried, say)
-        say(f"dry run: {len(outcome.done)} runs; their figures mean nothing")
+        pages = write_results_report(tried.results, runs=tried.runs, resamples=20)
+        say(f"dry run: {len(outcome.done)} runs, a report of {len(pages)} files; the figures mean nothing")
     return outcome
 
 

@@ -164,7 +164,10 @@ class Claim:
         Where; every size that both have by default.
     verdict
         ``better``, ``at least as good`` or ``worse``: what must hold at each of these sizes; with ``mean``
-        before it, of the mean over them: ``mean better``.
+        before it, of the mean over them: ``mean better``. Or ``keeps 97``: each of these sizes scores at
+        least 97% of what the other scores at its full size.
+    task
+        Which task it is about; ``sts`` by default.
     """
 
     text: str
@@ -172,8 +175,10 @@ class Claim:
     other: str
     sizes: str = ""
     verdict: str = "at least as good"
+    task: str = "sts"
 
 
+KEEPS = re.compile(r"keeps (\d+(?:\.\d+)?)")
 VERDICTS = tuple(
     f"{scope}{verdict}" for scope in ("", "mean ") for verdict in ("at least as good", "better", "worse")
 )
@@ -422,7 +427,8 @@ def _check(plan: Plan, source: str) -> None:
     for claim in plan.claims:
         for name in (claim.method, claim.other):
             _member(name, plan.methods, f"{source}: claim '{claim.text}'", "method")
-        _member(claim.verdict, VERDICTS, f"{source}: claim '{claim.text}'", "verdict")
+        if not KEEPS.fullmatch(claim.verdict):
+            _member(claim.verdict, VERDICTS, f"{source}: claim '{claim.text}'", "verdict")
     for name, backbone in plan.backbones.items():
         if backbone.distil:
             _member(str(backbone.distil.get("data")), plan.data, f"{source}: backbone {name}", "data")

@@ -168,5 +168,5 @@ def effective_options(plan: Plan, unit: Unit) -> dict[str, Any]:
     values |= {"strategy": options.strategy, "strategy_options": repr(strategy)}
     if "model" in named:
         values["start"] = named["model"]
-    off = (None, False, "", [], {})
+    off: tuple[Any, ...] = (None, False, "", [], {})
     return {key: v for key, v in values.items() if key not in _NOT_OF_A_METHOD and v not in off}
