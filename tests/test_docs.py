@@ -14,7 +14,7 @@ from matryoshka2d import cli
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/train.md", "docs/evaluate.md", "docs/ship.md"]
+PAGES = ["README.md", "docs/train.md", "docs/evaluate.md", "docs/plan.md", "docs/ship.md"]
 BLOCK = re.compile(r"```(bash|python|yaml)\n(.*?)```", re.DOTALL)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matryoshka2d.inference import Engine, open_engine
     from matryoshka2d.loss import ElasticLoss
     from matryoshka2d.objectives import make_objective
+    from matryoshka2d.planning import Budget, Plan, plan
     from matryoshka2d.size import Size, parse_sizes
     from matryoshka2d.strategies import make_strategy
     from matryoshka2d.training import TrainingOptions, train
@@ -20,10 +21,12 @@ __version__ = "0.1.0"
 
 # Imported when first asked for: `import matryoshka2d` must not wait for torch.
 _HOMES = {
+    "Budget": "planning",
     "ElasticEncoder": "encoder",
     "ElasticLoss": "loss",
     "Engine": "inference",
     "Grid": "evaluation",
+    "Plan": "planning",
     "Size": "size",
     "TrainingOptions": "training",
     "UserError": "errors",
@@ -31,16 +34,19 @@ _HOMES = {
     "make_strategy": "strategies",
     "open_engine": "inference",
     "parse_sizes": "size",
+    "plan": "planning",
     "read_sts": "evaluation",
     "sts_grid": "evaluation",
     "train": "training",
 }
 
 __all__ = [
+    "Budget",
     "ElasticEncoder",
     "ElasticLoss",
     "Engine",
     "Grid",
+    "Plan",
     "Size",
     "TrainingOptions",
     "UserError",
@@ -48,6 +54,7 @@ __all__ = [
     "make_strategy",
     "open_engine",
     "parse_sizes",
+    "plan",
     "read_sts",
     "sts_grid",
     "train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,16 +66,24 @@ def check_files(
         If a file, the column or a text is not usable.
     """
     source, target = Path(source), Path(target)
-    if not source.is_file():
-        nearby = [entry.name for entry in source.parent.iterdir()] if source.parent.is_dir() else []
-        raise UserError(f"input {source} does not exist.{did_you_mean(source.name, nearby)}")
-    for path, known, what in ((source, _INPUTS, "input"), (target, _OUTPUTS, "output")):
-        if path.suffix not in known:
-            raise UserError(f"{what} {path} ends in '{path.suffix}': expected {', '.join(known)}")
+    _check_input(source)
+    _check_ending(target, _OUTPUTS, "output")
     if target.exists() and target.samefile(source):
         raise UserError(f"{target} is the input itself: choose another output")
     check_file_free(target, overwrite=overwrite)
     return _survey(source, column, with_schema=target.suffix == ".parquet")
+
+
+def _check_input(source: Path) -> None:
+    if not source.is_file():
+        nearby = [entry.name for entry in source.parent.iterdir()] if source.parent.is_dir() else []
+        raise UserError(f"input {source} does not exist.{did_you_mean(source.name, nearby)}")
+    _check_ending(source, _INPUTS, "input")
+
+
+def _check_ending(path: Path, known: tuple[str, ...], what: str) -> None:
+    if path.suffix not in known:
+        raise UserError(f"{what} {path} ends in '{path.suffix}': expected {', '.join(known)}")
 
 
 def check_prompt(prompts: Iterable[str], prompt_name: str | None) -> None:
@@ -143,6 +152,27 @@ def encode_file(
     with staged_file(target, overwrite=overwrite) as temporary:
         _WRITERS[target.suffix](temporary, chunks(), survey, encoder.size.dims)
     return survey.rows
+
+
+def read_texts(source: str | os.PathLike[str], *, column: str | None = None) -> list[str]:
+    """Return every text of a file, in order.
+
+    Parameters
+    ----------
+    source
+        ``.txt`` with one text a line, ``.jsonl`` or ``.parquet``. Blank lines are skipped.
+    column
+        The column of texts; by default ``text`` or another usual name, or the only one.
+
+    Raises
+    ------
+    UserError
+        If the file, the column or a text is not usable.
+    """
+    path = Path(source)
+    _check_input(path)
+    name = _survey(path, column, with_schema=False).column
+    return [row[name] for numbered in _chunks(path) for _, row in numbered]
 
 
 def _vectors(

@@ -6,6 +6,7 @@ import typer
 
 from matryoshka2d.cli.encode import encode
 from matryoshka2d.cli.evaluate import evaluate
+from matryoshka2d.cli.plan import plan_command
 from matryoshka2d.cli.quickstart import quickstart
 from matryoshka2d.cli.report import report
 from matryoshka2d.cli.reproduce import reproduce
@@ -38,6 +39,7 @@ def version(
 app.command()(quickstart)
 app.command("train")(train_command)
 app.command()(evaluate)
+app.command("plan")(plan_command)
 app.command()(truncate)
 app.command()(encode)
 app.command()(reproduce)

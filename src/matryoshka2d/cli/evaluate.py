@@ -14,7 +14,7 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.files import check_free
 
 if TYPE_CHECKING:
-    from matryoshka2d.evaluation import Grid
+    from matryoshka2d.evaluation import EncodedSts, Grid
 
 
 def evaluate(
@@ -39,6 +39,10 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="Folder for grid.json, grid.csv, heatmap.png and report.html.")
     ] = None,
+    save: Annotated[
+        bool,
+        typer.Option("--save", help="Keep the quality, with intervals, inside the model: plan reads it."),
+    ] = False,
     prompt_name: Annotated[str | None, typer.Option(help="A prompt of the model for every STS text.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts a batch.")] = 64,
     pooling: Pooling = None,
@@ -53,33 +57,43 @@ def evaluate(
 
     Example: matryoshka2d evaluate my-model --sts STS_FOLDER --sizes 1-6x8,16,32 --output my-report
     """
+    from matryoshka2d.evaluation.record import check_folder
+
     cuts = list(dict.fromkeys(["prefix", *cut]))
     _check(sts, retrieval, sizes, metric, cuts)
+    if save:
+        check_folder(model)
     if output is not None:
         check_free(output, overwrite=overwrite, inputs=[model, *sts, *retrieval])
     sets = _read(sts, retrieval, split)
     quiet_libraries()
     encoder = load(model, pooling, device, quiet=quiet)
     from matryoshka2d.encoding import check_prompt
+    from matryoshka2d.evaluation.quality import with_full
 
     check_prompt(encoder.prompts, prompt_name)
-    grids = _grids(
+    encoding = {"batch_size": batch_size, "show_progress_bar": not (quiet or json)}
+    measured = with_full(encoder, sizes) if save else sizes
+    grids, encoded = _grids(
         encoder,
         sets,
         name=Path(model).name,
-        sizes=sizes,
+        sizes=measured,
         metric=metric,
         cuts=cuts,
         prompt_name=prompt_name,
-        batch_size=batch_size,
-        show_progress_bar=not (quiet or json),
+        **encoding,
     )
+    if save:
+        _save(model, encoder, encoded, sets[1], sizes=measured, split=split, **encoding)
     if output is not None:
         _write(output, grids, overwrite)
     if json:
         print_json(_as_json(grids))
     else:
         _show(grids)
+    if save:
+        say(f"note: the quality is kept in {model}; matryoshka2d plan reads it.", silent=quiet or json)
 
 
 def load(model: str, pooling: str | None, device: str | None, *, quiet: bool = False) -> Any:
@@ -133,17 +147,18 @@ def _grids(
     sets: tuple[list[Any], list[Any]],
     *,
     name: str,
-    sizes: str | None,
+    sizes: Any,
     metric: str,
     cuts: list[str],
     prompt_name: str | None,
     **encoding: Any,
-) -> dict[str, dict[str, Grid]]:
-    """Return task → cut → grid."""
+) -> tuple[dict[str, dict[str, Grid]], EncodedSts | None]:
+    """Return task → cut → grid, and the sentence pairs as they were encoded."""
     from matryoshka2d.evaluation import encode_sts, retrieval_grids
 
     pairs, collections = sets
     grids: dict[str, dict[str, Grid]] = {}
+    encoded = None
     if pairs:
         encoded = encode_sts(encoder, pairs, sizes=sizes, prompt_name=prompt_name, **encoding)
         grids["sts"] = {cut: encoded.grid(metric=metric, cut=cut, name=name) for cut in cuts}
@@ -151,7 +166,27 @@ def _grids(
         grids["retrieval"] = retrieval_grids(
             encoder, collections, sizes=sizes, cuts=cuts, name=name, **encoding
         )
-    return grids
+    return grids, encoded
+
+
+def _save(
+    model: str,
+    encoder: Any,
+    encoded: EncodedSts | None,
+    collections: list[Any],
+    *,
+    sizes: Any,
+    split: str,
+    **encoding: Any,
+) -> None:
+    """Keep the quality of the first task in the model, for every precision of an index."""
+    from matryoshka2d.evaluation.quality import labelled_qualities
+    from matryoshka2d.evaluation.record import fingerprint, store_quality
+
+    details = {"split": split} if encoded is not None else {}
+    source: Any = collections if encoded is None else encoded
+    qualities = labelled_qualities(encoder, source, sizes=sizes, details=details, **encoding)
+    store_quality(model, qualities.values(), fingerprint(encoder))
 
 
 def _as_json(grids: dict[str, dict[str, Grid]]) -> dict[str, Any]:

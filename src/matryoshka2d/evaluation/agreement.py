@@ -113,9 +113,18 @@ def neighbour_recall(vectors: Vectors, reference: Vectors, dims: Sequence[int], 
     >>> neighbour_recall(vectors, vectors, [2], k=1).tolist()
     [1.0]
     """
+    means: Floats = neighbour_recalls(vectors, reference, dims, k=k).mean(axis=0)
+    return means
+
+
+def neighbour_recalls(vectors: Vectors, reference: Vectors, dims: Sequence[int], *, k: int = 10) -> Floats:
+    """Return the recall of every text by itself, for statistics over texts: float64 [texts, len(dims)].
+
+    Parameters and errors are those of `neighbour_recall`.
+    """
     _check_rows(vectors, reference, at_least=k + 1)
     (expected,) = _neighbours(reference, [reference.shape[1]], k)
-    return np.array([_overlap(found, expected) for found in _neighbours(vectors, dims, k)])
+    return np.stack([_overlap(found, expected) for found in _neighbours(vectors, dims, k)], axis=1)
 
 
 def _neighbours(vectors: Vectors, dims: Sequence[int], k: int) -> list[Indices]:
@@ -127,8 +136,9 @@ def _neighbours(vectors: Vectors, dims: Sequence[int], k: int) -> list[Indices]:
     return [np.concatenate(blocks) for blocks in found]
 
 
-def _overlap(found: Indices, expected: Indices) -> float:
-    return float((found[:, :, None] == expected[:, None, :]).any(axis=2).mean())
+def _overlap(found: Indices, expected: Indices) -> Floats:
+    shares: Floats = (found[:, :, None] == expected[:, None, :]).any(axis=2).mean(axis=1)
+    return shares
 
 
 def reference_cosine(vectors: Vectors, reference: Vectors, dims: Sequence[int]) -> Floats:

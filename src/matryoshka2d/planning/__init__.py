@@ -1,0 +1,9 @@
+"""Choosing a size: a budget, measured quality and measured cost → a plan."""
+
+from __future__ import annotations
+
+from matryoshka2d.planning.budget import Budget
+from matryoshka2d.planning.result import Plan
+from matryoshka2d.planning.run import plan
+
+__all__ = ["Budget", "Plan", "plan"]
