@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from matryoshka2d import cli
+from matryoshka2d.evaluation.cost import measure_costs
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +34,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_default: st
         monkeypatch.setattr(
             f"{home}.resolve_model", lambda name: small_default if name == "default" else name
         )
+    # A plan is as good for this with a tenth of a second of timing.
+    monkeypatch.setattr(
+        "matryoshka2d.planning.run.measure_costs",
+        lambda *arguments, **options: measure_costs(*arguments, **{**options, "seconds": 0.1}),
+    )
     words = [f"a {colour} {thing}" for colour in ("red", "blue", "fast") for thing in tiny.WORDS.split()[1:8]]
     _write_lines(tmp_path / "texts.txt", words)
     triplets = zip(words, words[1:] + words[:1], words[5:] + words[:5], strict=True)
@@ -67,7 +73,9 @@ def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", shlex.split(line))
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert not stopped.value.code, line
+    # Whether some size fits a budget of time is up to the machine: 3 says that none does.
+    allowed = (None, 0, 3) if line.startswith("matryoshka2d plan ") else (None, 0)
+    assert stopped.value.code in allowed, line
 
 
 @pytest.mark.parametrize("page", PAGES)
