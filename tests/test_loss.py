@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.loss import ElasticLoss
-from matryoshka2d.objectives import Distillation, InfoNCE
+from matryoshka2d.objectives import CoSENT, Distillation, InfoNCE
+from matryoshka2d.objectives.distillation import batch_similarity_kl
+from matryoshka2d.size import Size
 from matryoshka2d.strategies import STRATEGIES, AllSizes, Full, TwoDMSE, make_strategy
 from matryoshka2d.training.teacher import TeacherVectors
 from tests import tiny
@@ -302,5 +305,52 @@ class TestMistakes:
 
     def test_a_teacher_that_no_objective_asks_for(self, encoder: ElasticEncoder) -> None:
         with pytest.raises(UserError) as raised:
-            ElasticLoss(encoder, "infonce", teacher=lambda rows: rows)
-        self.check(raised, "teacher", "distillation", "InfoNCE")
+            ElasticLoss(encoder, "infonce", "2dmse", teacher=lambda rows: rows)
+        self.check(raised, "teacher", "all-sizes", "InfoNCE", "TwoDMSE")
+
+    def test_a_frozen_teacher_without_row_numbers(self, encoder: ElasticEncoder) -> None:
+        lookup = TeacherVectors(np.zeros((5, 4), dtype=np.float32), np.zeros((5, 2), dtype=np.int64))
+        with pytest.raises(UserError) as raised:
+            ElasticLoss(encoder, "infonce", "all-sizes", teacher=lookup)(
+                columns_of(encoder, ANCHORS, POSITIVES)
+            )
+        self.check(raised, "row numbers")
+
+
+class TestFrozenTeacher:
+    """A strategy may learn from the vectors of a model that is not trained."""
+
+    def teacher(self, columns: int) -> TeacherVectors:
+        vectors = np.random.default_rng(0).normal(size=(5 * columns, 7)).astype(np.float32)
+        return TeacherVectors(vectors, np.arange(5 * columns).reshape(5, columns))
+
+    @pytest.mark.parametrize("scored", [False, True])
+    def test_equals_labels_at_every_size_plus_the_similarities_of_the_teacher(
+        self, still: ElasticEncoder, scored: bool
+    ) -> None:
+        rows = torch.tensor([3, 0, 4, 1, 2])
+        scores = torch.tensor(DATA["scored"]["score"])
+        columns = columns_of(still, ANCHORS, POSITIVES)
+        teacher = self.teacher(2)
+        strategy = AllSizes(sizes=(Size(1, 8), Size(4, 8)), inner_weight=2)
+        objective = CoSENT() if scored else InfoNCE()
+        labels = torch.stack([scores, rows.float()], dim=1) if scored else rows
+        found = ElasticLoss(still, objective, strategy, teacher=teacher)(columns, labels)
+
+        exits = {n: [still.exit_vectors(column, [n])[n] for column in columns] for n in (1, 4)}
+        theirs = torch.cat(list(teacher(rows).unbind(1)))
+
+        def terms(layers: int, dims: int) -> tuple[Tensor, Tensor]:
+            cut = [column[:, :dims] for column in exits[layers]]
+            kl = batch_similarity_kl(torch.cat(cut), theirs, 0.05)
+            return objective(cut, scores if scored else None), kl
+
+        full, full_kl = terms(4, tiny.WIDTH)
+        inner = [terms(1, 8), terms(4, 8)]
+        expected = full + 3 * full_kl + 2 * sum(0.1 * label + 3 * kl for label, kl in inner) / 2
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    def test_the_teacher_gets_no_gradient_and_every_exit_does(self, still: ElasticEncoder) -> None:
+        loss = ElasticLoss(still, "infonce", "all-sizes", teacher=self.teacher(2))
+        loss(columns_of(still, ANCHORS, POSITIVES), torch.arange(5)).backward()
+        assert all(p.grad is not None for p in still.base.encoder.parameters())

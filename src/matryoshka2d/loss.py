@@ -20,7 +20,7 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.merged import ROWS_PER_GROUP, exit_columns
 from matryoshka2d.objectives import DataFormat, Objective, make_objective
 from matryoshka2d.strategies import DEFAULT_STRATEGY, make_strategy
-from matryoshka2d.strategies.base import Columns, Shape, StepPlan, Strategy
+from matryoshka2d.strategies.base import Columns, Pull, Shape, StepPlan, Strategy
 
 TeacherLookup = Callable[[Tensor], Tensor]
 """Row numbers int64 [batch] → the teacher's vectors float32 [batch, columns, width]."""
@@ -40,8 +40,10 @@ class ElasticLoss(nn.Module):
     seed
         Together with the step number it fixes which sizes a sampling strategy draws.
     teacher
-        Only for the distillation objective: a lookup that turns the batch's labels, which are then row
-        numbers, into teacher vectors. Without one the model's own full size, detached, is the teacher.
+        A lookup that turns row numbers into the vectors of a frozen teacher. The distillation objective
+        learns from it, and so do strategies that ask for one (``all-sizes``). The labels of a batch are
+        then its row numbers [batch], or, for scored pairs, scores and row numbers [batch, 2]. Without
+        one the model's own full size, detached, is the teacher.
     rows_per_group
         Texts that run through the encoder together; see `matryoshka2d.merged`.
 
@@ -69,10 +71,12 @@ class ElasticLoss(nn.Module):
         self.objective = make_objective(objective) if isinstance(objective, str) else objective
         self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
         self.distils = DataFormat.TEXT in self.objective.formats
-        if teacher is not None and not self.distils:
-            name = type(self.objective).__name__
-            raise UserError(f"a teacher is only for the distillation objective: {name} learns from the data")
-        self.shape = Shape(model.depth, model.width)
+        self.shape = Shape(model.depth, model.width, has_teacher=teacher is not None and not self.distils)
+        if self.shape.has_teacher and not self.strategy.plan(self.shape, random.Random(seed)).needs_teacher:
+            names = f"{type(self.objective).__name__} with {type(self.strategy).__name__}"
+            raise UserError(
+                f"{names} learns from no teacher: choose all-sizes or distillation, or leave it out"
+            )
         self.as_output = model.ends_in_normalize
         self.seed = seed
         self.step = 0
@@ -100,8 +104,20 @@ class ElasticLoss(nn.Module):
         layers = sorted({*plan.layers(), *([self.shape.layers] if needs_own_teacher else [])})
         exits = exit_columns(self.model, columns, layers, self.rows_per_group)
         device = exits[layers[-1]][0].device
+        taught = None
+        if self.shape.has_teacher:
+            labels, taught = self._ask_teacher(labels)
         with torch.autocast(device.type, enabled=False):
-            return step_loss(plan, exits, self.objective, self._targets(exits, labels), self.as_output)
+            targets = self._targets(exits, labels)
+            return step_loss(plan, exits, self.objective, targets, self.as_output, taught)
+
+    def _ask_teacher(self, labels: Tensor | None) -> tuple[Tensor | None, Columns]:
+        """Return the objective's own labels and the frozen teacher's vectors, a tensor a column."""
+        assert self.teacher is not None
+        if labels is None:
+            raise UserError("a teacher needs a label column that holds the row numbers")
+        scores, numbers = (labels[:, 0], labels[:, 1].long()) if labels.ndim == 2 else (None, labels)
+        return scores, self.teacher(numbers).unbind(dim=1)
 
     def _targets(self, exits: Mapping[int, Columns], labels: Tensor | None) -> Tensor | None:
         if not self.distils:
@@ -133,6 +149,7 @@ def step_loss(
     objective: Objective,
     labels: Tensor | None,
     normalised_output: bool,
+    taught: Columns | None = None,
 ) -> Tensor:
     """Carry a plan out on vectors.
 
@@ -146,6 +163,8 @@ def step_loss(
         What is computed at every term.
     normalised_output
         Whether the model itself returns unit vectors; pulls marked `as_output` then see those.
+    taught
+        The frozen teacher's vectors, float [batch, its width] per column; for pulls towards it.
 
     Returns
     -------
@@ -156,14 +175,22 @@ def step_loss(
     for term in plan.terms:
         total = total + term.weight * objective(_prefix(exits[term.layers], term.dims), labels)
     for pull in plan.pulls:
-        student, teacher = (exits[n] for n, _ in (pull.student, pull.teacher))
-        if pull.detach:
-            teacher = [column.detach() for column in teacher]
+        student, teacher = exits[pull.student[0]], _teacher_of(pull, exits, taught)
         if pull.as_output and normalised_output:
             student, teacher = _unit(student), _unit(teacher)
-        aligned = pull.alignment(_prefix(student, pull.student[1]), _prefix(teacher, pull.teacher[1]))
-        total = total + pull.weight * aligned
+        if pull.teacher is not None:
+            teacher = _prefix(teacher, pull.teacher[1])
+        total = total + pull.weight * pull.alignment(_prefix(student, pull.student[1]), teacher)
     return total
+
+
+def _teacher_of(pull: Pull, exits: Mapping[int, Columns], taught: Columns | None) -> Columns:
+    """Return the vectors that a pull goes towards, at their full width."""
+    if pull.teacher is None:
+        assert taught is not None, "the plan asks for a teacher that the run does not have"
+        return taught
+    columns = exits[pull.teacher[0]]
+    return [column.detach() for column in columns] if pull.detach else columns
 
 
 def _prefix(columns: Columns, dims: int) -> list[Tensor]:

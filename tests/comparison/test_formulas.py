@@ -117,8 +117,9 @@ def starbucks_retrieval(given: Exits, plan: StepPlan) -> Tensor:
 def all_sizes(given: Exits, plan: StepPlan) -> Tensor:
     loss = objective(given, N, D)
     for size in SIZES:
-        kl = references.anchors_to_texts_kl(cut(given[size.layers], size.dims), fixed(given[N]), 0.05)
-        loss = loss + (0.5 * objective(given, size.layers, size.dims) + kl) / len(SIZES)
+        student, teacher = cut(given[size.layers], size.dims), fixed(given[N])
+        kl = references.all_to_all_kl([*torch.cat(student)], [*torch.cat(teacher)], 0.05)
+        loss = loss + (0.1 * objective(given, size.layers, size.dims) + 3 * kl) / len(SIZES)
     return loss
 
 
@@ -213,6 +214,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("all-sizes", {"objective_weight": 0.6}),
     ("all-sizes", {"alignment_weight": 0.9}),
     ("all-sizes", {"temperature": 0.06}),
+    ("all-sizes", {"similarities": "anchors"}),
 ]
 
 

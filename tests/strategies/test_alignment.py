@@ -151,3 +151,10 @@ def test_every_option_changes_the_loss(changed: PcaTarget, default: PcaTarget) -
 def test_a_temperature_must_be_above_zero(kind: type) -> None:
     with pytest.raises(UserError, match="temperature is 0: expected a number above 0"):
         kind(temperature=0)
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_similarity_kl_of_all_pairs_sees_the_columns_as_one(columns: int) -> None:
+    student, teacher = vectors(columns, 3, 0), vectors(columns, 6, 1)
+    expected = SimilarityKL(0.5)([torch.cat(student)], [torch.cat(teacher)])
+    assert_equal(SimilarityKL(0.5, all_pairs=True)(student, teacher), expected, [*student, *teacher])

@@ -284,16 +284,26 @@ def test_all_sizes_trains_the_full_size_and_lets_it_teach_the_others() -> None:
     made = plan(AllSizes())
     others = [(size.layers, size.dims) for size in default_sizes(6, 384)][:-1]
     assert len(others) == 47
-    assert weights(made) == pytest.approx({(6, 384): 1.0, **dict.fromkeys(others, 0.5 / 47)})
+    assert weights(made) == pytest.approx({(6, 384): 1.0, **dict.fromkeys(others, 0.1 / 47)})
     assert [pull.student for pull in made.pulls] == others
     for pull in made.pulls:
-        assert pull.weight == pytest.approx(1 / 47)
-        assert (pull.teacher, pull.alignment) == ((6, 384), SimilarityKL(0.05))
+        assert pull.weight == pytest.approx(3 / 47)
+        assert (pull.teacher, pull.alignment) == ((6, 384), SimilarityKL(0.05, all_pairs=True))
         assert (pull.detach, pull.as_output) == (True, False)
 
 
+def test_all_sizes_lets_a_frozen_teacher_teach_every_size_and_the_full_one_with_a_weight_of_its_own() -> None:
+    shape = Shape(6, 384, has_teacher=True)
+    made = plan(AllSizes(full_alignment_weight=0.7), shape)
+    assert weights(made) == weights(plan(AllSizes()))
+    assert [pull.student for pull in made.pulls] == [(6, 384), *(p.student for p in plan(AllSizes()).pulls)]
+    assert {pull.teacher for pull in made.pulls} == {None}
+    assert [pull.weight for pull in made.pulls] == pytest.approx([0.7, *[3 / 47] * 47])
+    assert plan(AllSizes(full_alignment_weight=0, alignment_weight=0), shape).pulls == ()
+
+
 def test_all_sizes_options() -> None:
-    strategy = AllSizes((Size(1, 8), Size(6, 384)), 0.6, 0.25, 2.0, 0.1)
+    strategy = AllSizes((Size(1, 8), Size(6, 384)), 0.6, 0.25, 2.0, temperature=0.1, similarities="anchors")
     made = plan(strategy)
     assert weights(made) == pytest.approx({(6, 384): 1, (1, 8): 0.6 * 0.25})
     assert made.pulls == (Pull((1, 8), (6, 384), SimilarityKL(0.1), 0.6 * 2.0),)

@@ -56,7 +56,7 @@ def dev_file(folder: Path) -> str:
 
 
 def run(folder: Path, model: str, output: str = "out", **choices: Any) -> ElasticEncoder:
-    """Train on pairs for six steps, unless told otherwise."""
+    """Train on pairs for six steps in one stage, unless told otherwise: the full size teaches the others."""
     defaults: dict[str, Any] = {
         "data": None,
         "batch_size": 4,
@@ -67,6 +67,9 @@ def run(folder: Path, model: str, output: str = "out", **choices: Any) -> Elasti
     }
     merged = {**defaults, **choices}
     merged["data"] = merged["data"] or [data_file(folder)]
+    learns_from_labels = choices.get("objective") != "distillation" and "texts" not in merged["data"][0]
+    if choices.get("strategy", "all-sizes") == "all-sizes" and learns_from_labels:
+        merged.setdefault("teacher", "self")
     return train(model=model, output=str(folder / output), quiet=True, **merged)
 
 

@@ -246,6 +246,7 @@ def test_a_process_that_is_killed_for_good_can_be_resumed(
             "epochs": 2,
             "evaluations": 4,
             "seed": 5,
+            "teacher": "self",
         }
         command = [sys.executable, "-c", KILLING, str(step), where, json.dumps(choices)]
         ended = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)

@@ -16,7 +16,10 @@ import matryoshka2d.training.run as training_run
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.loss import ElasticLoss
+from matryoshka2d.strategies import STRATEGIES
+from matryoshka2d.training.options import TrainingOptions
 from matryoshka2d.training.teacher import cache_folder, teacher_vectors
+from matryoshka2d.training.teaching import teacher_name
 from tests import tiny
 from tests.training import small
 
@@ -220,6 +223,67 @@ class TestInTraining:
         assert "\n" not in str(raised.value)
 
     def test_a_teacher_that_nothing_asks_for_is_one_line(self, tmp_path: Path, model: str) -> None:
-        with pytest.raises(UserError, match=r"teacher .*distillation") as raised:
-            small.run(tmp_path, model, teacher="self")
+        with pytest.raises(UserError, match=r"teacher .*all-sizes .*distillation") as raised:
+            small.run(tmp_path, model, teacher="original", strategy="2dmse")
         assert "\n" not in str(raised.value)
+
+    def test_a_fine_tune_cannot_teach_without_labels(self, tmp_path: Path, model: str) -> None:
+        with pytest.raises(UserError, match=r"tuned.*labels") as raised:
+            self.run(tmp_path, model, teacher="tuned")
+        assert "\n" not in str(raised.value)
+
+
+class TestTuned:
+    """By default all-sizes learns from a plain fine-tune on the same data."""
+
+    @pytest.fixture(autouse=True)
+    def empty_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MATRYOSHKA2D_CACHE", str(tmp_path / "cache"))
+
+    @pytest.mark.parametrize("form", ["pairs", "triplets", "scored"])
+    def test_equals_a_plain_run_whose_model_is_named_as_teacher(
+        self, tmp_path: Path, model: str, form: str
+    ) -> None:
+        data = [small.data_file(tmp_path, form)]
+        tuned = small.weights(small.run(tmp_path, model, "tuned", data=data, seed=3, teacher="tuned"))
+        small.run(tmp_path, model, "plain", data=data, seed=3, strategy="full", learning_rate=None)
+        named = small.run(tmp_path, model, "named", data=data, seed=3, teacher=str(tmp_path / "plain"))
+        assert all(torch.equal(tensor, tuned[name]) for name, tensor in small.weights(named).items())
+
+    def test_nothing_is_left_of_the_teacher(self, tmp_path: Path, model: str) -> None:
+        small.run(tmp_path, model, teacher="tuned")
+        assert not (tmp_path / "out.checkpoints").exists()
+
+    def test_is_the_default_of_all_sizes_alone(self) -> None:
+        names = [teacher_name(TrainingOptions(strategy=s), distils=False, takes=True) for s in STRATEGIES]
+        assert dict(zip(STRATEGIES, names, strict=True)) == {
+            **dict.fromkeys(STRATEGIES),
+            "all-sizes": "tuned",
+        }
+        assert teacher_name(TrainingOptions(), distils=False, takes=False) is None
+        assert teacher_name(TrainingOptions(), distils=True, takes=True) == "original"
+
+    def test_its_own_full_size_may_teach_instead(
+        self, tmp_path: Path, model: str, encoded: list[str]
+    ) -> None:
+        small.run(tmp_path, model, teacher="self")
+        assert encoded == []
+
+    def test_a_run_killed_after_its_teacher_goes_on_without_training_it_again(
+        self, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        choices = {"checkpoints": True, "teacher": "tuned"}
+        unbroken = small.weights(small.run(tmp_path, model, "unbroken", **choices))
+
+        def die(*args: Any, **kwargs: Any) -> Any:
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training_run, "with_teacher", die)
+            with pytest.raises(KeyboardInterrupt):
+                small.run(tmp_path, model, "killed", **choices)
+        plans: list[str] = []
+        monkeypatch.setattr(training_run, "train", lambda *args, **kwargs: plans.append("trained again"))
+        resumed = small.weights(small.run(tmp_path, model, "killed", resume=True, **choices))
+        assert plans == []
+        assert all(torch.equal(tensor, unbroken[name]) for name, tensor in resumed.items())

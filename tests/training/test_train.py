@@ -336,9 +336,7 @@ class TestMistakes:
     def test_sizes_that_the_model_lacks_are_said_before_the_teacher_is_asked(
         self, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(
-            training_run, "teacher_vectors", lambda *_, **__: pytest.fail("teacher was asked")
-        )
+        monkeypatch.setattr(training_run, "with_teacher", lambda *_, **__: pytest.fail("teacher was asked"))
         data = [small.data_file(tmp_path, "texts")]
         (tmp_path / "pairs.jsonl").touch()
         options = {"sizes": "9x8"}

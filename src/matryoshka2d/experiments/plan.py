@@ -16,7 +16,7 @@ from matryoshka2d.size import Size, parse_sizes
 KINDS = ("train", "untouched", "separate", "sentence-transformers", "cut", "average")
 """How a method makes its models; see `Method.kind`."""
 
-TEACHERS = ("self", "original")
+TEACHERS = ("self", "original", "tuned")
 """Teachers that `TrainingOptions` knows by itself: no method may take their names."""
 
 _CUTS = ("pca", "random")

@@ -64,14 +64,17 @@ class SimilarityKL:
     """KL(teacher ‖ student) between in-batch similarities, averaged over rows.
 
     The similarities are cosines: of each anchor (the first column) to all texts of the other columns, or,
-    with a single column, of each text to all other texts. Student and teacher may differ in dims, and
-    vectors of unit length lose nothing.
+    with a single column or `all_pairs`, of each text to all other texts. Student and teacher may differ in
+    dims, and vectors of unit length lose nothing.
 
     Parameters
     ----------
     temperature
         Divides the cosines before the softmax, default 0.05. Raise it to match the whole ranking,
         lower it to match the nearest neighbours only.
+    all_pairs
+        Compare each text of any column with all other texts, default false: only anchors with the other
+        columns. Three columns then give nine times the similarities to learn from, at little cost.
 
     References
     ----------
@@ -87,14 +90,15 @@ class SimilarityKL:
     """
 
     temperature: float = 0.05
+    all_pairs: bool = False
 
     def __post_init__(self) -> None:
         require_positive(self, "temperature")
 
     def __call__(self, student: Columns, teacher: Columns) -> Tensor:
         """Return the divergence of float tensors [batch, dims], one a column."""
-        if len(student) == 1:
-            return batch_similarity_kl(student[0], teacher[0], self.temperature)
+        if len(student) == 1 or self.all_pairs:
+            return batch_similarity_kl(torch.cat(list(student)), torch.cat(list(teacher)), self.temperature)
         ours, theirs = (cosine_matrix(side[0], torch.cat(list(side[1:]))) for side in (student, teacher))
         return logits_kl(ours / self.temperature, theirs / self.temperature)
 

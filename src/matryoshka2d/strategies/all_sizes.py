@@ -1,11 +1,12 @@
-"""All sizes every step, the smaller ones taught by the full one: the default."""
+"""All sizes every step, taught by a frozen fine-tune or by the full size: the default."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Literal
 
-from matryoshka2d.registry import require_not_negative, require_positive
+from matryoshka2d.registry import require_choices, require_not_negative, require_positive
 from matryoshka2d.size import Size, default_sizes
 from matryoshka2d.strategies.alignment import SimilarityKL
 from matryoshka2d.strategies.base import Pull, Shape, StepPlan, Term
@@ -13,11 +14,12 @@ from matryoshka2d.strategies.base import Pull, Shape, StepPlan, Term
 
 @dataclass(frozen=True)
 class AllSizes:
-    """Every size every step: the full one learns from the data, the others also from the full one.
+    """Every size every step: the full one learns from the data, the others also from a teacher.
 
-    The full size has weight 1. Over the other sizes, averaged and times `inner_weight`:
-    ``objective_weight * objective + alignment_weight * KL`` of in-batch similarities, from the full size,
-    which gets no gradient from it. One pass of the encoder serves all of them.
+    The teacher is the frozen teacher of the run if there is one, else the full size itself, which gets no
+    gradient from it. The full size has weight 1, and learns from a frozen teacher too. Over the other
+    sizes, averaged and times `inner_weight`: ``objective_weight * objective + alignment_weight * KL`` of
+    in-batch similarities, from the teacher. One pass of the encoder serves all of them.
 
     Parameters
     ----------
@@ -28,14 +30,20 @@ class AllSizes:
         Weight of all other sizes together, default 1. Lower it when the full size loses quality,
         raise it when the small ones matter most.
     objective_weight
-        Weight of the objective at the other sizes, default 0.5. Raise it when there are many
+        Weight of the objective at the other sizes, default 0.1. Raise it when there are many
         good labels, lower it, even to 0, when labels are noisy or few.
     alignment_weight
-        Weight of the similarities of the full size, default 1. Lower it when the full size starts
-        untrained and has little to teach.
+        Weight of the teacher's similarities at the other sizes, default 3. Lower it when the full size is
+        the teacher, starts untrained and has little to teach.
+    full_alignment_weight
+        Weight of a frozen teacher's similarities at the full size, default 3. Set 0 to let the full size
+        learn from the data alone.
     temperature
         Temperature of the similarities, default 0.05. Raise it to match the whole ranking, lower it to match
         the nearest neighbours only.
+    similarities
+        ``all`` (the default): of each text of a batch to all others. ``anchors``: of anchors to the other
+        columns, cheaper for very large batches.
 
     Raises
     ------
@@ -51,20 +59,24 @@ class AllSizes:
     --------
     >>> plan = AllSizes(sizes=(Size(1, 8), Size(2, 8))).plan(Shape(layers=2, dims=16), random.Random(0))
     >>> [(term.layers, term.dims, term.weight) for term in plan.terms]
-    [(2, 16, 1.0), (1, 8, 0.25), (2, 8, 0.25)]
+    [(2, 16, 1.0), (1, 8, 0.05), (2, 8, 0.05)]
     >>> [(pull.student, pull.teacher, pull.weight) for pull in plan.pulls]
-    [((1, 8), (2, 16), 0.5), ((2, 8), (2, 16), 0.5)]
+    [((1, 8), (2, 16), 1.5), ((2, 8), (2, 16), 1.5)]
     """
 
     sizes: tuple[Size, ...] = ()
     inner_weight: float = 1.0
-    objective_weight: float = 0.5
-    alignment_weight: float = 1.0
+    objective_weight: float = 0.1
+    alignment_weight: float = 3.0
+    full_alignment_weight: float = 3.0
     temperature: float = 0.05
+    similarities: Literal["all", "anchors"] = "all"
 
     def __post_init__(self) -> None:
-        require_not_negative(self, "inner_weight", "objective_weight", "alignment_weight")
+        weights = ("inner_weight", "objective_weight", "alignment_weight", "full_alignment_weight")
+        require_not_negative(self, *weights)
         require_positive(self, "temperature")
+        require_choices(self)
 
     def plan(self, shape: Shape, rng: random.Random) -> StepPlan:  # noqa: ARG002
         """Return the objective and the pull of every size; chance plays no part."""
@@ -74,6 +86,9 @@ class AllSizes:
         share = self.inner_weight / max(1, len(sizes))
         objective, alignment = share * self.objective_weight, share * self.alignment_weight
         terms = [Term(*size, objective) for size in sizes if objective]
-        kl = SimilarityKL(self.temperature)
-        pulls = [Pull(size, full, kl, alignment) for size in sizes if alignment]
+        kl = SimilarityKL(self.temperature, all_pairs=self.similarities == "all")
+        teacher = None if shape.has_teacher else full
+        pulls = [Pull(size, teacher, kl, alignment) for size in sizes if alignment]
+        if shape.has_teacher and self.full_alignment_weight:
+            pulls.insert(0, Pull(full, None, kl, self.full_alignment_weight))
         return StepPlan((Term(*full), *terms), tuple(pulls))

@@ -20,10 +20,11 @@ Columns = Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """Depth and full width of the model that is trained."""
+    """Depth and full width of the model that is trained, and whether a frozen teacher is at hand."""
 
     layers: int
     dims: int
+    has_teacher: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,15 @@ class Alignment(Protocol):
 class Pull:
     """``weight * alignment(student, teacher)``: one exit, cut to `dims`, pulled towards another.
 
-    `detach` stops the gradient at the teacher. `as_output` hands both sides over as the model itself
-    returns them (unit length for a model that ends in a Normalize module) instead of as they come out
-    of the pooling and the later modules, before any final normalisation.
+    A `teacher` of None is the frozen teacher of the run: its vectors at their own full width, which only
+    an alignment of similarities can compare with a narrower student. `detach` stops the gradient at the
+    teacher. `as_output` hands both sides over as the model itself returns them (unit length for a model
+    that ends in a Normalize module) instead of as they come out of the pooling and the later modules,
+    before any final normalisation.
     """
 
     student: tuple[int, int]
-    teacher: tuple[int, int]
+    teacher: tuple[int, int] | None
     alignment: Alignment
     weight: float = 1.0
     detach: bool = True
@@ -71,8 +74,14 @@ class StepPlan:
     def layers(self) -> tuple[int, ...]:
         """Return the exits that the step reads, shallowest first."""
         read = {term.layers for term in self.terms}
-        read |= {layers for pull in self.pulls for layers, _ in (pull.student, pull.teacher)}
+        read |= {pull.student[0] for pull in self.pulls}
+        read |= {pull.teacher[0] for pull in self.pulls if pull.teacher is not None}
         return tuple(sorted(read))
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a pull is towards the frozen teacher of the run."""
+        return any(pull.teacher is None for pull in self.pulls)
 
 
 class Strategy(Protocol):

@@ -65,8 +65,10 @@ class TrainingOptions:
     pooling: str | None = _choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
     teacher: str | None = _choice(
         None,
-        "For distillation: 'self' (the full size as it is being trained), 'original' (the model as it "
-        "was, so that existing indexes stay valid), or another model. Default: original.",
+        "Who teaches, for all-sizes and for distillation: 'tuned' (a plain fine-tune on the same data, made "
+        "first and then frozen), 'self' (the full size as it is being trained: half the time), 'original' "
+        "(the model as it was, so that existing indexes stay valid), or another model. Default: tuned for "
+        "all-sizes with labels, original for distillation.",
     )
     epochs: float = _choice(1.0, "Passes over the data.")
     batch_size: int = _choice(64, "Rows a step. Larger gives more in-batch negatives and needs more memory.")
@@ -148,8 +150,12 @@ class TrainingOptions:
     @property
     def run_folder(self) -> Path:
         """Where the checkpoints of this output are kept while it is being trained."""
-        path = Path(self.output)
-        return path.with_name(f"{path.name}.checkpoints")
+        return run_folder_of(Path(self.output))
+
+    @property
+    def teacher_folder(self) -> Path:
+        """Where the teacher 'tuned' is kept while this output is being trained."""
+        return self.run_folder / "teacher"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], source: str) -> TrainingOptions:
@@ -166,6 +172,11 @@ class TrainingOptions:
             if key not in known:
                 raise UserError(f"{source}: unknown option '{key}'.{did_you_mean(key, known)}")
         return cls(**{key: _typed(key, str(known[key].type), value, source) for key, value in clean.items()})
+
+
+def run_folder_of(output: Path) -> Path:
+    """Return the folder of the checkpoints of an output."""
+    return output.with_name(f"{output.name}.checkpoints")
 
 
 def _option_text(value: Any) -> str:

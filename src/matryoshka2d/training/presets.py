@@ -21,17 +21,20 @@ class Preset:
         Whether inner exits get a linear head.
     dropout
         Dropout while training; None leaves what the model has.
+    teacher
+        Who teaches beside the labels, where the strategy learns from a teacher; None for nobody.
     """
 
     learning_rate: float = 1e-4
     top_share: float = 1.0
     heads: bool = False
     dropout: float | None = None
+    teacher: str | None = None
 
 
 PRESETS: dict[str, Preset] = {
     # Chosen on dev pairs: results/dev-choice.md.
-    "all-sizes": Preset(learning_rate=3e-4, top_share=0.1, heads=True, dropout=0.0),
+    "all-sizes": Preset(learning_rate=3e-4, top_share=0.1, heads=True, dropout=0.0, teacher="tuned"),
     "full": Preset(learning_rate=2e-5),
     "mrl": Preset(learning_rate=2e-5),
 }
@@ -42,6 +45,6 @@ def preset_of(options: TrainingOptions) -> Preset:
     """Return the preset of a run's strategy.
 
     >>> preset_of(TrainingOptions(strategy="2dmse"))
-    Preset(learning_rate=0.0001, top_share=1.0, heads=False, dropout=None)
+    Preset(learning_rate=0.0001, top_share=1.0, heads=False, dropout=None, teacher=None)
     """
     return PRESETS.get(options.strategy, Preset())

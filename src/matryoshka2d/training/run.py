@@ -6,6 +6,8 @@ import dataclasses
 import random
 import shutil
 import sys
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers import set_seed
 
-from matryoshka2d import loading
 from matryoshka2d.data import POSITIVE_PAIRS, SCORED_PAIRS, TEXTS, TRIPLETS, read_mixture, text_columns
 from matryoshka2d.data.mixing import Mixture
 from matryoshka2d.default_model import resolve_model
@@ -29,11 +30,21 @@ from matryoshka2d.strategies import Shape, Strategy, make_strategy
 from matryoshka2d.training import learning_rates
 from matryoshka2d.training.dev import DevGrid, dev_grid
 from matryoshka2d.training.model_card import write_model_card
-from matryoshka2d.training.options import TrainingOptions
+from matryoshka2d.training.options import TrainingOptions, run_folder_of
 from matryoshka2d.training.presets import preset_of
 from matryoshka2d.training.progress import show_progress
 from matryoshka2d.training.settings import training_settings
-from matryoshka2d.training.teacher import teacher_vectors
+from matryoshka2d.training.teaching import (
+    SELF,
+    TUNED,
+    check_teacher_is_heard,
+    learns_without_labels,
+    load_teacher,
+    plain_options,
+    takes_teacher,
+    teacher_name,
+    with_teacher,
+)
 from matryoshka2d.training.trainer import (
     ElasticTrainer,
     FullBatchSampler,
@@ -41,7 +52,6 @@ from matryoshka2d.training.trainer import (
     last_complete_checkpoint,
 )
 
-_ROW = "label"
 # What a file holds, in the objectives' words: data knows no objectives, and objectives know no files.
 _FORM_OF = {
     SCORED_PAIRS: DataFormat.SCORED_PAIRS,
@@ -85,14 +95,17 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     options = options or TrainingOptions(**choices)
     options.check_ready()
     checkpoint = _checkpoint(options) if options.resume else None
-    objective_names, strategy = _check_names(options)
+    if not options.resume:
+        shutil.rmtree(options.run_folder, ignore_errors=True)
+    named, strategy = _check_names(options)
     precision = resolve_precision(options.precision, options.device or "auto")
     mixture = read_mixture(options.data, options.columns or None, options.limit)
     set_seed(options.seed)
     encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
     _prepare(encoder, options, strategy)
     dev = _dev(encoder, options)
-    losses, datasets = _losses(encoder, mixture, objective_names, strategy, options, quiet)
+    objectives = _objectives(mixture, named, options)
+    losses, datasets = _losses(encoder, mixture, objectives, strategy, options, quiet)
     on_cpu = encoder.device.type == "cpu"
     if not quiet:
         rows = sum(len(rows) for rows in datasets.values())
@@ -111,10 +124,11 @@ def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
     return objective, make_strategy(options.strategy, **options.strategy_options)
 
 
-def _checkpoint(options: TrainingOptions) -> str:
-    """Return the checkpoint to go on from, or say that there is none."""
+def _checkpoint(options: TrainingOptions) -> str | None:
+    """Return the checkpoint to go on from, None if the run has its teacher only, or say there is nothing."""
     found = last_complete_checkpoint(options.run_folder)
-    if found is None:
+    teacher = options.teacher_folder
+    if found is None and not teacher.exists() and last_complete_checkpoint(run_folder_of(teacher)) is None:
         raise UserError(
             f"nothing to resume: no complete checkpoint in {options.run_folder}; start again without --resume"
         )
@@ -154,47 +168,53 @@ def trained_sizes(strategy: Strategy, shape: Shape, draws: int = 256) -> list[Si
     return sorted(Size(*pair) for pair in exits if pair[0] > 0)
 
 
+def _objectives(mixture: Mixture, named: Objective | None, options: TrainingOptions) -> dict[str, Objective]:
+    """Return data set → what is learnt from it: the user's choice, or what suits its form."""
+    return {
+        name: named or make_objective(default_objective(_FORM_OF[form]), **options.objective_options)
+        for name, form in mixture.formats.items()
+    }
+
+
+def _tuned(options: TrainingOptions, quiet: bool) -> Path:
+    """Fine-tune the full size alone on the same data, beside the checkpoints, unless that was done before."""
+    plain = plain_options(options)
+    if not options.teacher_folder.exists():
+        train(plain, quiet=quiet)
+    return options.teacher_folder
+
+
 def _losses(
     encoder: ElasticEncoder,
     mixture: Mixture,
-    named: Objective | None,
+    objectives: Mapping[str, Objective],
     strategy: Strategy,
     options: TrainingOptions,
     quiet: bool,
 ) -> tuple[dict[str, ElasticLoss], dict[str, Dataset]]:
+    takes = takes_teacher(strategy, encoder, options.seed)
+    distils = {name: learns_without_labels(objective) for name, objective in objectives.items()}
+    check_teacher_is_heard(options, distils=any(distils.values()), takes=takes)
+    load = cache(partial(_teacher, encoder, options, quiet))
     losses, datasets = {}, {}
     for name, rows in mixture.datasets.items():
-        form = _FORM_OF[mixture.formats[name]]
-        objective = named or make_objective(default_objective(form), **options.objective_options)
-        teacher: TeacherLookup | None = None
-        if DataFormat.TEXT in objective.formats:
+        lookup: TeacherLookup | None = None
+        if distils[name]:
             rows = rows.select_columns(text_columns(rows.column_names))
-            rows, teacher = _with_teacher(encoder, rows, options, quiet)
-        losses[name] = ElasticLoss(encoder, objective, strategy, seed=options.seed, teacher=teacher)
+        teacher = teacher_name(options, distils=distils[name], takes=takes)
+        if teacher is not None and teacher != SELF:
+            rows, lookup = with_teacher(rows, text_columns(rows.column_names), load(teacher), quiet=quiet)
+        losses[name] = ElasticLoss(encoder, objectives[name], strategy, seed=options.seed, teacher=lookup)
         datasets[name] = rows
-    if options.teacher and not any(loss.distils for loss in losses.values()):
-        raise UserError(
-            f"teacher is '{options.teacher}', but no objective learns from one: "
-            f"choose objective distillation, or leave the teacher out"
-        )
     return losses, datasets
 
 
-def _with_teacher(
-    encoder: ElasticEncoder, rows: Dataset, options: TrainingOptions, quiet: bool
-) -> tuple[Dataset, TeacherLookup | None]:
-    """Return the rows with their numbers as labels, and a lookup of the teacher's vectors by number."""
-    named = options.teacher or "original"
-    if named == "self":
-        return rows, None
-    teacher: SentenceTransformer = encoder
-    if named != "original":
-        name = loading.check_model(resolve_model(named))
-        with loading.in_one_line(name):
-            teacher = SentenceTransformer(name, device=options.device)
-    columns = text_columns(rows.column_names)
-    lookup = teacher_vectors(teacher, rows, columns, show_progress_bar=not quiet)
-    return rows.add_column(_ROW, list(range(len(rows)))), lookup
+def _teacher(
+    encoder: ElasticEncoder, options: TrainingOptions, quiet: bool, name: str
+) -> SentenceTransformer:
+    """Return a frozen teacher; a plain fine-tune is trained first."""
+    place = str(_tuned(options, quiet)) if name == TUNED else name
+    return load_teacher(place, encoder, options.device)
 
 
 def _trainer(
@@ -266,8 +286,9 @@ def _share(share: float) -> float:
 
 
 def _run(trainer: ElasticTrainer, options: TrainingOptions, checkpoint: str | None) -> None:
-    if checkpoint is None:
-        shutil.rmtree(options.run_folder, ignore_errors=True)
+    # The trainer makes its folder at once; a mistake that shows at the first step leaves nothing behind.
+    if options.run_folder.is_dir() and not any(options.run_folder.iterdir()):
+        options.run_folder.rmdir()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except torch.OutOfMemoryError as error:

@@ -1,0 +1,120 @@
+"""Who teaches a run: nobody, the model itself, as it was or fine-tuned plainly, or another model."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+
+from matryoshka2d import loading
+from matryoshka2d.data import SCORE
+from matryoshka2d.default_model import resolve_model
+from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.errors import UserError
+from matryoshka2d.objectives import DataFormat, Objective
+from matryoshka2d.strategies import Shape, Strategy
+from matryoshka2d.training.options import TrainingOptions, run_folder_of
+from matryoshka2d.training.presets import preset_of
+from matryoshka2d.training.teacher import TeacherVectors, teacher_vectors
+from matryoshka2d.training.trainer import last_complete_checkpoint
+
+SELF, ORIGINAL, TUNED = "self", "original", "tuned"
+_LABEL = "label"
+
+
+def takes_teacher(strategy: Strategy, encoder: ElasticEncoder, seed: int = 0) -> bool:
+    """Return whether a strategy learns from a frozen teacher when there is one."""
+    shape = Shape(encoder.depth, encoder.width, has_teacher=True)
+    return strategy.plan(shape, random.Random(seed)).needs_teacher
+
+
+def teacher_name(options: TrainingOptions, *, distils: bool, takes: bool) -> str | None:
+    """Return who teaches a data set: the user's choice, or what suits; None for labels alone.
+
+    Parameters
+    ----------
+    options
+        The choices of the run.
+    distils
+        Whether its objective has nothing but a teacher to learn from.
+    takes
+        Whether the strategy learns from a frozen teacher beside the labels.
+
+    Raises
+    ------
+    UserError
+        If distillation is to learn from a fine-tune that it has no labels for.
+    """
+    if distils and options.teacher == TUNED:
+        raise UserError(
+            "teacher 'tuned' is fine-tuned on labels, and distillation has none: choose original, self or "
+            "another model"
+        )
+    if distils:
+        return options.teacher or ORIGINAL
+    return (options.teacher or preset_of(options).teacher) if takes else None
+
+
+def check_teacher_is_heard(options: TrainingOptions, *, distils: bool, takes: bool) -> None:
+    """Raise a `UserError` if a teacher is named and nothing learns from it."""
+    if options.teacher and not (distils or takes):
+        raise UserError(
+            f"teacher is '{options.teacher}', but nothing learns from it: choose strategy all-sizes or "
+            f"objective distillation, or leave the teacher out"
+        )
+
+
+def load_teacher(name: str, encoder: ElasticEncoder, device: str | None) -> SentenceTransformer:
+    """Return the teacher; the encoder itself, not trained yet, is the original."""
+    if name == ORIGINAL:
+        return encoder
+    path = loading.check_model(resolve_model(name))
+    with loading.in_one_line(path):
+        return SentenceTransformer(path, device=device)
+
+
+def plain_options(options: TrainingOptions) -> TrainingOptions:
+    """Return the choices with which the teacher 'tuned' is made: those of the run, but the full size alone.
+
+    >>> plain = plain_options(TrainingOptions(data=["a.jsonl"], output="out", learning_rate=1e-3))
+    >>> plain.strategy, plain.learning_rate, plain.output
+    ('full', None, 'out.checkpoints/teacher')
+    """
+    return dataclasses.replace(
+        options,
+        strategy="full",
+        strategy_options={},
+        heads=False,
+        teacher=None,
+        learning_rate=None,
+        top_learning_rate=None,
+        dropout=None,
+        dev=None,
+        dev_sizes=None,
+        output=str(options.teacher_folder),
+        resume=last_complete_checkpoint(run_folder_of(options.teacher_folder)) is not None,
+        push_to_hub=None,
+    )
+
+
+def with_teacher(
+    rows: Dataset, columns: Sequence[str], teacher: SentenceTransformer, *, quiet: bool
+) -> tuple[Dataset, TeacherVectors]:
+    """Return the rows with labels that `ElasticLoss` reads, and the teacher's vectors.
+
+    The label of a row is its number or, if it has a score, score and number.
+    """
+    lookup = teacher_vectors(teacher, rows, columns, show_progress_bar=not quiet)
+    numbers = range(len(rows))
+    if SCORE in rows.column_names:
+        labels: list[object] = [[score, float(n)] for score, n in zip(rows[SCORE], numbers, strict=True)]
+        return rows.remove_columns(SCORE).add_column(_LABEL, labels), lookup
+    return rows.add_column(_LABEL, list(numbers)), lookup
+
+
+def learns_without_labels(objective: Objective) -> bool:
+    """Return whether an objective has nothing but a teacher to learn from."""
+    return DataFormat.TEXT in objective.formats
