@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import check_free, staged_file, staged_folder
+from matryoshka2d.files import check_free, full_disk_in_one_line, staged_file, staged_folder
 
 
 def test_a_file_appears_only_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -63,3 +64,33 @@ def test_an_unwritable_place_is_said_in_one_line(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match="no permission to write") as raised:
         check_free(tmp_path / "new")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EFBIG, "File too large"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_line_whoever_notices(error: Exception) -> None:
+    with (
+        pytest.raises(UserError, match="cannot write out: no room on the disk"),
+        full_disk_in_one_line("out"),
+    ):
+        raise error
+    with (
+        pytest.raises(UserError, match="no room on the disk"),
+        full_disk_in_one_line("out"),
+    ):
+        try:
+            raise error
+        except Exception as first:
+            raise ValueError("could not save") from first
+
+
+def test_other_errors_are_left_alone() -> None:
+    for error in (ZeroDivisionError("x"), UserError("mine"), OSError(errno.ENOENT, "No such file")):
+        with pytest.raises(type(error), match=str(error.args[-1])), full_disk_in_one_line("out"):
+            raise error

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from matryoshka2d.encoder import ElasticEncoder
     from matryoshka2d.errors import UserError
     from matryoshka2d.evaluation import Grid, read_sts, sts_grid
+    from matryoshka2d.export.run import export_model
     from matryoshka2d.inference import Engine, open_engine
     from matryoshka2d.loss import ElasticLoss
     from matryoshka2d.objectives import make_objective
@@ -30,6 +31,7 @@ _HOMES = {
     "Size": "size",
     "TrainingOptions": "training",
     "UserError": "errors",
+    "export_model": "export.run",
     "make_objective": "objectives",
     "make_strategy": "strategies",
     "open_engine": "inference",
@@ -50,6 +52,7 @@ __all__ = [
     "Size",
     "TrainingOptions",
     "UserError",
+    "export_model",
     "make_objective",
     "make_strategy",
     "open_engine",

@@ -31,11 +31,15 @@ class Architecture:
         themselves. It is applied at every exit, because a model cut there would apply it.
     per_layer_config
         Names of config entries that are lists with one element a layer; cut together with the layers.
+    transformers
+        The oldest release of transformers that reads a config written today. Release 5 renamed the
+        settings of rotary positions.
     """
 
     layers: str
     final_norm: str | None = None
     per_layer_config: tuple[str, ...] = ("layer_types",)
+    transformers: str = "4.41"
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -47,10 +51,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "electra": Architecture("encoder.layer"),
     "deberta-v2": Architecture("encoder.layer"),
     "distilbert": Architecture("transformer.layer"),
-    "modernbert": Architecture("layers", final_norm="final_norm"),
-    "eurobert": Architecture("layers", final_norm="norm"),
-    "qwen3": Architecture("layers", final_norm="norm"),
-    "gemma3_text": Architecture("layers", final_norm="norm"),
+    "modernbert": Architecture("layers", final_norm="final_norm", transformers="5.0"),
+    "eurobert": Architecture("layers", final_norm="norm", transformers="5.3"),
+    "qwen3": Architecture("layers", final_norm="norm", transformers="5.0"),
+    "gemma3_text": Architecture("layers", final_norm="norm", transformers="5.0"),
 }
 """``config.model_type`` → where its layers are."""
 

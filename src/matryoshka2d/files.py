@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -53,6 +54,43 @@ def staged_folder(target: str | os.PathLike[str], *, overwrite: bool = False) ->
         temporary.mkdir()
         yield temporary
         _swap_in(temporary, path)
+
+
+# A disk or a quota that is full, and a file larger than is allowed.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def full_disk_in_one_line(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the libraries say when there is no room to write into one line.
+
+    Raises
+    ------
+    UserError
+        If the disk is full; whatever was written so far is the caller's to remove.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not _no_room(error):
+            raise
+        raise UserError(
+            f"cannot write {target}: no room on the disk, or a limit on the size of files; nothing was left"
+        ) from error
+
+
+def _no_room(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it came from, says that there is no room."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return True
+        # Libraries that write in other languages only hand on the system's words.
+        if any(os.strerror(number) in str(error) for number in _NO_ROOM):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def check_file_free(path: Path, *, overwrite: bool = False) -> None:

@@ -7,6 +7,7 @@ import typer
 from matryoshka2d.cli.encode import encode
 from matryoshka2d.cli.evaluate import evaluate
 from matryoshka2d.cli.plan import plan_command
+from matryoshka2d.cli.export import export
 from matryoshka2d.cli.quickstart import quickstart
 from matryoshka2d.cli.report import report
 from matryoshka2d.cli.reproduce import reproduce
@@ -41,6 +42,7 @@ app.command("train")(train_command)
 app.command()(evaluate)
 app.command("plan")(plan_command)
 app.command()(truncate)
+app.command()(export)
 app.command()(encode)
 app.command()(reproduce)
 app.command()(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -24,22 +25,30 @@ def truncate(
 
     Example: matryoshka2d truncate my-model 3x128 my-model-3x128
     """
-    from matryoshka2d.files import check_free, staged_folder
-    from matryoshka2d.size import Size
-
-    wanted = Size.parse(size)
-    check_free(output, overwrite=overwrite, inputs=[model])
     quiet_libraries()
-    from matryoshka2d.default_model import resolve_model
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.export.run import export_model
 
-    encoder = ElasticEncoder(resolve_model(model), pooling=pooling, device=device)
-    plain = encoder.truncate(wanted)
-    with staged_folder(output, overwrite=overwrite) as folder:
-        plain.save(str(folder), model_name=output.name)
+    words = [
+        "matryoshka2d",
+        "truncate",
+        model,
+        size,
+        str(output),
+        *(["--pooling", pooling] if pooling else []),
+    ]
+    done = export_model(
+        model,
+        output,
+        size=size,
+        pooling=pooling,
+        device=device,
+        command=shlex.join(words),
+        overwrite=overwrite,
+    )
+    (wanted,) = done.sizes
     parameters = {
-        "full": sum(p.numel() for p in encoder.parameters()),
-        "cut": sum(p.numel() for p in plain.parameters()),
+        "full": done.record["source"]["parameters"],
+        "cut": done.record["sizes"][str(wanted)]["parameters"],
     }
     if json:
         print_json({"output": str(output), "size": str(wanted), "parameters": parameters})

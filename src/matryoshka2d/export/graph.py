@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from matryoshka2d.encoder import ElasticEncoder, cut
 from matryoshka2d.errors import UserError
+from matryoshka2d.export.tokenizer_files import taken_by
 from matryoshka2d.extras import needs
 from matryoshka2d.size import Size
 
@@ -101,8 +102,8 @@ def example_inputs(encoder: ElasticEncoder) -> dict[str, Tensor]:
         name → int64 [2, length]; and `PROMPT_LENGTH` → int64 [1] for models that leave prompts out.
     """
     features = encoder.preprocess(["a cat sat on the mat", "a dog"])
-    tensors = {name: value for name, value in features.items() if isinstance(value, Tensor)}
-    inputs = {name: value.cpu().to(torch.int64) for name, value in tensors.items() if value.ndim == 2}
+    names = taken_by(encoder.base, features)
+    inputs = {name: features[name].cpu().to(torch.int64) for name in names}
     if any(_leaves_prompts_out(module) for module in encoder):
         inputs[PROMPT_LENGTH] = torch.zeros(1, dtype=torch.int64)
     return inputs

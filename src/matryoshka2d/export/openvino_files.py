@@ -6,7 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matryoshka2d.export.onnx_files import write_onnx
+from matryoshka2d.export.graph import exit_graph
+from matryoshka2d.export.onnx_files import single_output, write_graphs
+from matryoshka2d.export.quantization import with_eight_bit_weights
 from matryoshka2d.extras import needs
 from matryoshka2d.size import Size
 
@@ -51,7 +53,7 @@ def write_openvino(
         The size, as ``"3x128"``.
     folder
         Where to write; it must exist.
-    precision : {"fp32", "fp16"}
+    precision : {"fp32", "fp16", "int8"}
         Of the stored weights. The arithmetic is chosen when OpenVINO compiles the model: it takes bf16
         where the processor has units for it, unless the hint INFERENCE_PRECISION_HINT says f32.
 
@@ -66,9 +68,13 @@ def write_openvino(
         If the model lacks the size, or OpenVINO or ONNX is not installed.
     """
     needs("openvino", "openvino", "onnx", "onnxscript")
+    wanted = encoder.check(size)
+    whole = exit_graph(encoder, [wanted])
+    if precision == "int8":
+        whole = with_eight_bit_weights(whole)
+    path = Path(folder) / f"{wanted}.xml"
     with tempfile.TemporaryDirectory() as beside:
-        (graph,) = write_onnx(encoder, [size], beside).values()
-        path = Path(folder) / graph.with_suffix(".xml").name
+        graph = write_graphs({wanted: single_output(whole, str(wanted))}, Path(beside))[wanted]
         save_openvino(openvino_model(graph), path, precision)
     return path
 

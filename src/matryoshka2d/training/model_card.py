@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,11 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from matryoshka2d import __version__
-from matryoshka2d.default_model import ALIASES, HUB_NAME
+from matryoshka2d.default_model import base_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.evaluation import Grid
 from matryoshka2d.report import markdown_table
 from matryoshka2d.training.options import TrainingOptions
-
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def write_model_card(
@@ -43,7 +40,7 @@ def write_model_card(
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",
         "tags": ["sentence-transformers", "matryoshka", "matryoshka2d", "feature-extraction"],
-        **_base_model(options.model),
+        **base_model(options.model),
     }
     template = Environment(loader=PackageLoader("matryoshka2d", "templates"), autoescape=False).get_template(
         "model_card.md.j2"
@@ -61,12 +58,6 @@ def write_model_card(
         version=__version__,
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def _base_model(name: str) -> dict[str, str]:
-    """Return the entry that links to the base model on the hub; a folder has no page there."""
-    hub_name = HUB_NAME if name in ALIASES else name
-    return {"base_model": hub_name} if _HUB_NAME.fullmatch(hub_name) and not Path(name).exists() else {}
 
 
 def command_of(options: TrainingOptions) -> str:

@@ -1,0 +1,62 @@
+"""matryoshka2d export: a size as a folder that other software loads, checked after writing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from matryoshka2d.cli.common import Device, Json, Overwrite, Pooling, Quiet, print_json, quiet_libraries
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="The model: a folder, a hub name, or 'default'.")],
+    to: Annotated[Path, typer.Option(help="Folder that the export is written to.")],
+    size: Annotated[
+        str | None, typer.Option(help="The size, LAYERSxDIMS, as 3x128. Default: the full size.")
+    ] = None,
+    sizes: Annotated[
+        str | None, typer.Option(help="Several sizes over one file of weights, as 1-6x384. ONNX only.")
+    ] = None,
+    format: Annotated[
+        str, typer.Option(help="sentence-transformers, onnx or openvino.")
+    ] = "sentence-transformers",
+    precision: Annotated[str, typer.Option(help="fp32; bf16 or fp16; int8 for onnx and openvino.")] = "fp32",
+    pooling: Pooling = None,
+    device: Device = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a size for other software: sentence-transformers, ONNX Runtime or OpenVINO.
+
+    The folder is loaded again and compared with the model; if it disagrees, it is not kept.
+
+    Example: matryoshka2d export my-model --size 3x128 --to my-model-3x128 --format onnx
+    """
+    quiet_libraries()
+    from matryoshka2d.export.run import export_model
+
+    done = export_model(
+        model,
+        to,
+        size=size,
+        sizes=sizes,
+        format=format,
+        precision=precision,
+        pooling=pooling,
+        device=device,
+        overwrite=overwrite,
+    )
+    if json:
+        print_json({"output": str(to), **done.record})
+        return
+    if quiet:
+        return
+    named = ", ".join(map(str, done.sizes)) if len(done.sizes) < 9 else f"{len(done.sizes)} sizes"
+    share = done.bytes / done.record["bytes"]["full model"]
+    print(f"Wrote {to}: {named} as {format} {precision}, {done.bytes / 1e6:.1f} MB, {share:.0%} of {model}.")
+    worst = min(done.agreements, key=lambda one: done.agreements[one].cosine)
+    where = f" at {worst}" if len(done.sizes) > 1 else ""
+    print(f"Loaded again and compared{where}: {done.agreements[worst]} (allowed: {done.record['allowed']}).")
