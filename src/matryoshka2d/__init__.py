@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from matryoshka2d.export.run import export_model
     from matryoshka2d.inference import Engine, open_engine
     from matryoshka2d.loss import ElasticLoss
+    from matryoshka2d.mteb_encoder import mteb
     from matryoshka2d.objectives import make_objective
     from matryoshka2d.planning import Budget, Plan, plan
     from matryoshka2d.size import Size, parse_sizes
     from matryoshka2d.strategies import make_strategy
     from matryoshka2d.training import TrainingOptions, train
+    from matryoshka2d.vectorizer import ElasticVectorizer
 
 __version__ = "0.1.0"
 
@@ -25,6 +27,7 @@ _HOMES = {
     "Budget": "planning",
     "ElasticEncoder": "encoder",
     "ElasticLoss": "loss",
+    "ElasticVectorizer": "vectorizer",
     "Engine": "inference",
     "Grid": "evaluation",
     "Plan": "planning",
@@ -34,6 +37,7 @@ _HOMES = {
     "export_model": "export.run",
     "make_objective": "objectives",
     "make_strategy": "strategies",
+    "mteb": "mteb_encoder",
     "open_engine": "inference",
     "parse_sizes": "size",
     "plan": "planning",
@@ -46,6 +50,7 @@ __all__ = [
     "Budget",
     "ElasticEncoder",
     "ElasticLoss",
+    "ElasticVectorizer",
     "Engine",
     "Grid",
     "Plan",
@@ -55,6 +60,7 @@ __all__ = [
     "export_model",
     "make_objective",
     "make_strategy",
+    "mteb",
     "open_engine",
     "parse_sizes",
     "plan",

@@ -8,10 +8,14 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.evaluation import StsSet
+from matryoshka2d.evaluation.quality import sts_quality
+from matryoshka2d.evaluation.record import fingerprint, store_quality
 from matryoshka2d.export.run import Export, export_model
 from tests import tiny
 
@@ -33,8 +37,13 @@ def elastic_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     with torch.no_grad():
         for parameter in encoder.add_heads().parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    encoder.save(str(folder / "elastic"), create_model_card=False)
-    return str(folder / "elastic")
+    saved = str(folder / "elastic")
+    encoder.save(saved, create_model_card=False)
+    words = tiny.WORDS.split()[:20]
+    gold = np.random.default_rng(0).random(20)
+    pairs = StsSet("toy", words, words[1:] + words[:1], gold)
+    store_quality(saved, [sts_quality(encoder, [pairs], resamples=50)], fingerprint(encoder))
+    return saved
 
 
 @pytest.fixture(scope="package")

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
+from matryoshka2d.evaluation.record import fingerprint, stored_quality
 from matryoshka2d.export import run as run_module
 from matryoshka2d.export.check import TOLERANCES
 from matryoshka2d.export.formats import FORMATS
@@ -83,6 +85,33 @@ def test_its_record_and_card_say_what_it_is(
     else:
         assert record["opset"] == 20
     assert "\n\n\n" not in card
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quality_and_cost_stand_in_record_and_card(
+    exports: dict[str, Export], elastic: ElasticEncoder, name: str
+) -> None:
+    export = exports[name]
+    quality = stored_quality(elastic.record, "float32", fingerprint(elastic))
+    assert quality is not None
+    card = (export.folder / "README.md").read_text()
+    for size in export.sizes:
+        row = export.record["sizes"][str(size)]
+        assert row["quality"]["score"] == pytest.approx(quality.score(size), abs=0.006)
+        assert row["quality"]["share"] == pytest.approx(quality.kept(size), abs=6e-5)
+        assert "{:.2f} [{:.2f}, {:.2f}]".format(*row["quality"]["score"]) in card
+        assert 0 < row["cost"]["latency_p50"] <= row["cost"]["latency_p95"]
+        assert f"{row['cost']['latency_p50'] * 1e3:.2f} ms" in card
+    assert "on the pairs of toy (20)" in card
+
+
+def test_quality_of_other_weights_is_not_shown(elastic_model: str, tmp_path: Path) -> None:
+    encoder = ElasticEncoder(elastic_model, device="cpu")
+    with torch.no_grad():
+        next(encoder.parameters()).add_(1e-3)
+    export = export_model(encoder, tmp_path / "out", size="1x8")
+    assert export.record["quality"] is None
+    assert "## Quality" not in (export.folder / "README.md").read_text()
 
 
 def test_several_sizes_share_one_file_of_weights(exports: dict[str, Export]) -> None:

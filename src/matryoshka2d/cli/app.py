@@ -6,8 +6,8 @@ import typer
 
 from matryoshka2d.cli.encode import encode
 from matryoshka2d.cli.evaluate import evaluate
-from matryoshka2d.cli.plan import plan_command
 from matryoshka2d.cli.export import export
+from matryoshka2d.cli.plan import plan_command
 from matryoshka2d.cli.quickstart import quickstart
 from matryoshka2d.cli.report import report
 from matryoshka2d.cli.reproduce import reproduce

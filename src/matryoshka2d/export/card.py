@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,5 +51,11 @@ def write_card(folder: Path, name: str, encoder: ElasticEncoder, record: Mapping
         one=len(sizes) == 1,
         prompts={key: text for key, text in encoder.prompts.items() if text},
         max_length=encoder.max_seq_length,
+        share=_share,
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    # Sections that are left out leave empty lines.
+    (folder / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", text), encoding="utf-8")
+
+
+def _share(share: float, low: float, high: float) -> str:
+    return f"{share:.1%} [{low:.1%}, {high:.1%}]"

@@ -24,6 +24,7 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.export.card import write_card
 from matryoshka2d.export.check import TOLERANCES, Agreement, compare, refuse_unless_equal
 from matryoshka2d.export.formats import Format, check_precision, format_named
+from matryoshka2d.export.measured import costs_of, provenance, quality_of, quality_row
 from matryoshka2d.extras import needs
 from matryoshka2d.files import check_free, full_disk_in_one_line, staged_folder
 from matryoshka2d.size import Size, parse_sizes
@@ -127,10 +128,12 @@ def export_model(
     source = _in_fp32(encoder)
     with full_disk_in_one_line(target), staged_folder(target, overwrite=overwrite) as folder:
         files = form.write(source, wanted, folder, precision)
-        agreements = {}
-        for one, file in files.items():
-            agreements[one] = compare(source, one, form.load(folder, file))
-            refuse_unless_equal(one, agreements[one], precision)
+        loaded = {one: form.load(folder, file) for one, file in files.items()}
+        agreements = {one: compare(source, one, export) for one, export in loaded.items()}
+        for one, found in agreements.items():
+            refuse_unless_equal(one, found, precision)
+        costs = costs_of(loaded)
+        quality = quality_of(encoder)
         record = {
             "format": format,
             "precision": precision,
@@ -144,10 +147,13 @@ def export_model(
                     "file": files[one] or ".",
                     "parameters": parameters_at(source, one),
                     "agreement": agreements[one].to_dict(),
+                    "cost": costs[one],
+                    "quality": None if quality is None else quality_row(quality, one),
                 }
                 for one in wanted
             },
             "allowed": str(TOLERANCES[precision]),
+            "quality": None if quality is None else provenance(quality),
             **form.facts(source),
             "bytes": {"export": _bytes_of(folder), "full model": _full_bytes(encoder)},
             "command": command or _command(name, target, size, sizes, format, precision, pooling),
