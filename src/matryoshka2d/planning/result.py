@@ -202,7 +202,8 @@ class Plan:
         lines = [self._relaxed(one) for one in self.relaxations]
         moved = {one.constraint.field for one in self.relaxations}
         nothing = [one.resource.name for one in constraints_of(self.budget) if one.field not in moved]
-        return (*lines, *([f"{', '.join(nothing)}: moving it alone would buy nothing"] if nothing else []))
+        vain = "buy nothing" if self.row else "not be enough"
+        return (*lines, *(f"{name}: moving it alone would {vain}" for name in nothing))
 
     def _relaxed(self, one: Relaxation) -> str:
         name = one.constraint.resource.name

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matryoshka2d.planning.rows import Row
 
 _MOST_ROWS = 16
-_PANEL_INCHES = (5.6, 4.2)
+_PANEL_INCHES = (6.0, 4.2)
 # The lightest end of the colour map does not show as a point on white.
 _DARK_PART = 0.88
 _CHOSEN = "#d1242f"
@@ -49,7 +49,7 @@ def table_rows(plan: Plan, most: int | None = _MOST_ROWS) -> tuple[tuple[Row, ..
 def headings(plan: Plan) -> tuple[str, ...]:
     """Return the heads of the columns."""
     kept = "agrees" if plan.quality.fidelity else "kept"
-    index = "a vector" if plan.budget.documents is None else "index"
+    index = "vector" if plan.budget.documents is None else "index"
     memory = ["memory"] if _has_memory(plan) else []
     return ("size", kept, "interval", "score", "p50 ms", "p95 ms", "texts/s", *memory, index)
 
@@ -76,10 +76,14 @@ def _has_memory(plan: Plan) -> bool:
     return not all(math.isnan(row.memory) for row in plan.rows)
 
 
-def _marks(plan: Plan, row: Row) -> str:
+def _state(plan: Plan, row: Row) -> str:
+    """Return what the budget says of a row: take it, it obeys, or neither."""
     if row.size == plan.size:
         return "take"
-    return "obeys" if row in plan.choice.obeying else ""
+    return "obeys" if row.size in {one.size for one in plan.choice.obeying} else "out"
+
+
+_MARKS = {"take": "→", "obeys": "✓", "out": ""}
 
 
 def plan_table(plan: Plan) -> Table:
@@ -91,15 +95,19 @@ def plan_table(plan: Plan) -> Table:
     from rich.table import Table
 
     shown, left_out = table_rows(plan)
-    caption = f"and {left_out} more on the front: --json or --output shows them" if left_out else None
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption)
+    legend = ["→ take", "✓ obeys"] if plan.size else []
+    more = [f"{left_out} more on the front: --json or --output shows them"] if left_out else []
+    # One more column leaves a terminal of 80 characters less room between them.
+    padding = (0, 0 if _has_memory(plan) else 1, 0, 0)
+    caption = ", ".join(legend + more) or None
+    table = Table(box=box.SIMPLE_HEAD, padding=padding, pad_edge=False, caption=caption)
+    table.add_column("", no_wrap=True)
     for heading in headings(plan):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("")
-    obeying = {row.size for row in plan.choice.obeying}
+    styles = {"take": "bold green", "obeys": "", "out": "dim"}
     for row in shown:
-        style = "bold green" if row.size == plan.size else ("" if row.size in obeying else "dim")
-        table.add_row(*cells(plan, row), _marks(plan, row), style=style)
+        state = _state(plan, row)
+        table.add_row(_MARKS[state], *cells(plan, row), style=styles[state])
     return table
 
 
@@ -144,8 +152,8 @@ def plan_text(plan: Plan, width: int = 110) -> str:
 def plan_figure(plan: Plan) -> Figure:
     """Draw quality against latency, coloured by dims, and against bytes a vector, coloured by layers.
 
-    Filled points obey the budget, hollow ones do not; the chosen size carries its interval. What the budget
-    forbids is shaded.
+    The stairs are the front: the best quality that a cost buys. Filled points obey the budget, hollow ones
+    do not; the chosen size carries its interval. What the budget forbids is shaded.
     """
     figure, (left, right) = panels(2, *_PANEL_INCHES)
     what = "Agreement with the full size" if plan.quality.fidelity else "Quality kept"
@@ -163,8 +171,8 @@ def plan_figure(plan: Plan) -> Figure:
     _shade(left, budget.min_quality, None if budget.max_latency is None else 1000 * budget.max_latency)
     most = None if budget.max_index is None or not budget.documents else budget.max_index / budget.documents
     _shade(right, budget.min_quality, most)
-    title = f"{plan.model}: {plan.size}" if plan.size else f"{plan.model}: no size satisfies this"
-    figure.suptitle(f"{title}\n{budget}", fontsize=11)
+    title = f"take {plan.size}" if plan.size else plan.headline
+    figure.suptitle(f"{plan.model}: {title}\n{budget}", fontsize=11)
     return figure
 
 
@@ -195,17 +203,29 @@ def _panel(
             )
         label = legend if one > 1 else legend.removesuffix("s")
         axis.plot([], [], "o", color=colour, markersize=5, label=f"{one} {label}")
+    _draw_front(axis, drawn, x)
     _mark_chosen(plan, axis, x)
     axis.grid(color="#dddddd", linewidth=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     if keys:
-        axis.legend(frameon=False, fontsize=8, loc="lower right")
+        axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _draw_front(axis: Axes, rows: Sequence[Row], x: Callable[[Row], float]) -> None:
+    """Draw the stairs of the best quality that each cost buys."""
+    best: list[tuple[float, float]] = []
+    for cost, kept in sorted(((x(row), 100 * row.kept) for row in rows), key=lambda one: (one[0], -one[1])):
+        if not best or kept > best[-1][1]:
+            best.append((cost, kept))
+    if best:
+        costs, kepts = zip(*best, strict=True)
+        axis.step(costs, kepts, where="post", color="#24292f", linewidth=1.4, zorder=2, label="front")
 
 
 def _mark_chosen(plan: Plan, axis: Axes, x: Callable[[Row], float]) -> None:
     marked: Sequence[Row] = [plan.row] if plan.row else [miss.row for miss in plan.nearest]
-    for row in marked:
+    for number, row in enumerate(marked):
         low, high = max(0.0, row.kept - row.kept_low), max(0.0, row.kept_high - row.kept)
         axis.errorbar(
             [x(row)],
@@ -217,6 +237,9 @@ def _mark_chosen(plan: Plan, axis: Axes, x: Callable[[Row], float]) -> None:
             capsize=3,
             zorder=4,
         )
+        # The nearest are often neighbours, whose names would lie on each other: the title has them all.
+        if number:
+            continue
         axis.annotate(
             str(row.size),
             (x(row), 100 * row.kept),
@@ -270,7 +293,7 @@ def _render(plan: Plan, *, page: bool) -> str:
         page=page,
         plan=plan,
         headings=headings(plan),
-        rows=[(cells(plan, row), _marks(plan, row)) for row in shown],
+        rows=[(cells(plan, row), _state(plan, row)) for row in shown],
         left_out=left_out,
         relaxed=plan.relaxed(),
         picture=picture,
