@@ -63,6 +63,18 @@ def test_data_that_are_too_few_to_tell_are_said_to_be_so() -> None:
     assert not any("too few" in note for note in made(min_quality="93%").notes)
 
 
+def test_without_a_floor_a_better_size_that_cannot_be_told_apart_is_named() -> None:
+    quality = made_quality(SCORES)
+    quality.margins[:] = 20.0
+    plan = Plan(Budget(max_latency="5ms"), quality, made_costs(6))
+    assert str(plan.size) == "1x32"
+    (note,) = [note for note in plan.notes if "too few to tell" in note]
+    assert "too few to tell 1x32 from 3x128, which scored 8.5 points more and costs more" in note
+    # A margin of 20 must shrink to 8.5: (20 / 8.5)^2 times the pairs.
+    assert "about 8,000 would tell" in note
+    assert not any("too few" in note for note in made(max_latency="5ms").notes)
+
+
 def test_relaxing_is_said_in_full() -> None:
     lines = made(max_latency="3ms").relaxed()
     assert lines == (

@@ -114,8 +114,11 @@ class Quality:
 
         The interval is simultaneous over all sizes that the other is held against.
         """
-        lead = self.grid.mean(size) - self.grid.mean(other)
-        return bool(lead > self.margins[self._position(size), self._position(other)])
+        return self.grid.mean(size) - self.grid.mean(other) > self.margin(size, other)
+
+    def margin(self, size: Size, other: Size) -> float:
+        """Return by how many points one of two sizes must lead to be better without a doubt."""
+        return float(self.margins[self._position(size), self._position(other)])
 
     def only(self, sizes: str | Iterable[str | Size]) -> Quality:
         """Return the quality of some sizes and the full one; shares stay those of the full one.

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _FEWEST_UNITS = 30
+# A share of the score that nobody would miss.
+_SMALL_LEAD = 0.01
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,17 @@ class Plan:
             )
         if self.undecided:
             yield self._too_small()
+        yield from self._not_told_apart()
+        computed = self.costs.details.get("precision", "fp32")
+        if computed != "fp32":
+            yield f"quality was measured in fp32; the engine that was timed computes in {computed}"
         yield from self.details
 
     def _too_small(self) -> str:
         floor = self.budget.min_quality
         assert floor is not None
         row = max(self.undecided, key=lambda one: one.kept)
-        needed = self.quality.total * ((row.kept - row.kept_low) / max(row.kept - floor, 1e-9)) ** 2
+        needed = self._units_for((row.kept - row.kept_low) / max(row.kept - floor, 1e-9))
         enough = (
             f"about {_round_up(needed):,} would tell" if needed < 1e7 else "it may lie on the floor itself"
         )
@@ -184,6 +190,27 @@ class Plan:
             f"{show_percent(floor)}: {', '.join(str(one.size) for one in self.undecided[:6])}"
             f"{' …' if len(self.undecided) > 6 else ''} may. For {row.size}, {enough}"
         )
+
+    def _not_told_apart(self) -> Iterator[str]:
+        """Yield a warning if the chosen size stands beside a much better one only for want of data."""
+        if self.row is None or self.budget.min_quality is not None:
+            return
+        best = max(self.choice.obeying, key=lambda row: row.score)
+        lead = best.score - self.row.score
+        if lead <= _SMALL_LEAD * best.score:
+            return
+        margin = self.quality.margin(best.size, self.row.size)
+        needed = (
+            "" if math.isnan(margin) else f": about {_round_up(self._units_for(margin / lead)):,} would tell"
+        )
+        yield (
+            f"{self.quality.total:,} {self.quality.of} are too few to tell {self.row.size} from {best.size}, "
+            f"which scored {lead:.1f} points more and costs more{needed}"
+        )
+
+    def _units_for(self, ratio: float) -> float:
+        """Return how many pairs would make an interval narrower by a factor."""
+        return self.quality.total * ratio**2
 
     @property
     def details(self) -> tuple[str, ...]:
