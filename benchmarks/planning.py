@@ -83,14 +83,15 @@ def measure_planned_costs(arguments: argparse.Namespace, state: State) -> None:
 
 
 def measure_fresh(arguments: argparse.Namespace, state: State) -> None:
-    """Add timings of every size by itself: seconds of single texts in turn, and texts a second."""
+    """Add timings of every size by itself: single texts in turn; and texts a second of every depth."""
     engine = open_engine(arguments.model, arguments.engine, arguments.precision, "cpu")
     _, texts = halves(arguments.sts)
     sizes = qualities(state)["float32"].sizes
     timings = time_single_texts(engine.embed, sizes, texts, seconds=arguments.fresh_seconds, seed=1)
-    rates = time_many_texts(engine.embed, sizes, texts[:256], seed=1)
+    full = [size for size in sizes if size.dims == engine.width]
+    rates = time_many_texts(engine.embed, full, texts[:256], seed=1)
     state["timings"] = {str(size): [round(t, 7) for t in values.tolist()] for size, values in timings.items()}
-    state["rates"] = {str(size): rate for size, rate in rates.items()}
+    state["rates"] = {str(size): rates[Size(size.layers, engine.width)] for size in sizes}
 
 
 def qualities(state: State) -> dict[str, Quality]:

@@ -195,3 +195,12 @@ def test_more_mistakes(
     assert "not a folder of yours" in refused("evaluate", "default", "--sts", sts, "--save")
     assert "does not exist" in refused("plan", str(tmp_path / "none"), "--sts", sts)
     assert not (tmp_path / "out").exists()
+
+
+def test_quality_of_a_model_without_exits_is_not_kept(
+    refused: Callable[..., str], unknown_model: str, sts: Path
+) -> None:
+    assert "full depth only: leave out --save" in refused(
+        "evaluate", unknown_model, "--sts", sts, "--save", "-q"
+    )
+    assert not (Path(unknown_model) / "elastic.json").exists()

@@ -109,3 +109,9 @@ def test_a_budget_says_what_it_limits() -> None:
         "min_quality": 0.97,
         "precision": "float32",
     }
+
+
+def test_a_budget_from_a_mapping_knows_its_limits() -> None:
+    assert Budget.from_dict({"max_latency": "2ms"}) == Budget(max_latency=0.002)
+    with pytest.raises(UserError, match=r"no 'max_latncy'.*Did you mean 'max_latency'"):
+        Budget.from_dict({"max_latncy": "2ms"})

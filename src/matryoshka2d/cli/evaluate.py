@@ -69,9 +69,14 @@ def evaluate(
     quiet_libraries()
     encoder = load(model, pooling, device, quiet=quiet)
     from matryoshka2d.encoding import check_prompt
+    from matryoshka2d.evaluation.exits import Exits
     from matryoshka2d.evaluation.quality import with_full
 
     check_prompt(encoder.prompts, prompt_name)
+    if save and not isinstance(encoder, Exits):
+        raise UserError(
+            f"plan cannot use the quality of {model}, which has its full depth only: leave out --save"
+        )
     encoding = {"batch_size": batch_size, "show_progress_bar": not (quiet or json)}
     measured = with_full(encoder, sizes) if save else sizes
     grids, encoded = _grids(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from matryoshka2d.errors import UserError, did_you_mean
@@ -89,6 +90,28 @@ class Budget:
                 f"{did_you_mean(precision, INDEX_PRECISIONS)}"
             )
         object.__setattr__(self, "precision", precision)
+
+    @classmethod
+    def from_dict(cls, limits: Mapping[str, Any]) -> Budget:
+        """Make a budget from a mapping, such as a part of a configuration file.
+
+        Raises
+        ------
+        UserError
+            If a key is not a limit, or as `Budget` itself.
+
+        Examples
+        --------
+        >>> print(Budget.from_dict({"max_latency": "2ms"}))
+        latency (p95) ≤ 2 ms
+        """
+        known = [one.name for one in fields(cls)]
+        for name in limits:
+            if name not in known:
+                raise UserError(
+                    f"a budget has no '{name}': expected some of {', '.join(known)}.{did_you_mean(name, known)}"
+                )
+        return cls(**limits)
 
     def __str__(self) -> str:
         from matryoshka2d.planning.constraints import constraints_of

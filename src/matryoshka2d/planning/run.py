@@ -148,7 +148,7 @@ def plan(
     from matryoshka2d.inference import open_engine
     from matryoshka2d.planning.memory import measure_memory
 
-    limits = budget if isinstance(budget, Budget) else Budget(**(budget or {}))
+    limits = budget if isinstance(budget, Budget) else Budget.from_dict(budget or {})
     check_measure(fidelity_by)
     sources = read_sources(sts=sts, retrieval=retrieval, texts=texts, time_on=time_on, split=split)
     check_before_loading(model, sources, sizes=sizes, save=save)
