@@ -108,9 +108,8 @@ class Budget:
         known = [one.name for one in fields(cls)]
         for name in limits:
             if name not in known:
-                raise UserError(
-                    f"a budget has no '{name}': expected some of {', '.join(known)}.{did_you_mean(name, known)}"
-                )
+                hint = did_you_mean(name, known)
+                raise UserError(f"a budget has no '{name}': expected some of {', '.join(known)}.{hint}")
         return cls(**limits)
 
     def __str__(self) -> str:
