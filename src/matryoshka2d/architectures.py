@@ -9,13 +9,50 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from matryoshka2d.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class PostNormParts:
+    """Where a BERT-like model keeps its parts: layers of attention, add and norm, GELU, add and norm.
+
+    Such layers can run on texts that are laid end to end, without padding. Embedding paths start at the
+    base model, the others at a layer.
+
+    Parameters
+    ----------
+    word, position, token_type, embedding_norm
+        The embedding tables, ``token_type`` None where there is none, and the norm of their sum.
+    query, key, value, attention_output, attention_norm
+        The attention block.
+    up, down, output_norm
+        The feed-forward block.
+    activation
+        Name of the config entry that must say ``"gelu"``.
+    positions_follow_padding
+        Whether positions count from the padding token's id, as RoBERTa's do.
+    """
+
+    word: str = "embeddings.word_embeddings"
+    position: str = "embeddings.position_embeddings"
+    token_type: str | None = "embeddings.token_type_embeddings"
+    embedding_norm: str = "embeddings.LayerNorm"
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    attention_output: str = "attention.output.dense"
+    attention_norm: str = "attention.output.LayerNorm"
+    up: str = "intermediate.dense"
+    down: str = "output.dense"
+    output_norm: str = "output.LayerNorm"
+    activation: str = "hidden_act"
+    positions_follow_padding: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,23 +71,42 @@ class Architecture:
     transformers
         The oldest release of transformers that reads a config written today. Release 5 renamed the
         settings of rotary positions.
+    post_norm
+        For BERT-like models: where their parts are, so that inference may run them without padding.
+        None runs the model's own layers, which is right for any architecture.
     """
 
     layers: str
     final_norm: str | None = None
     per_layer_config: tuple[str, ...] = ("layer_types",)
     transformers: str = "4.41"
+    post_norm: PostNormParts | None = None
 
+
+_BERT = PostNormParts()
+_ROBERTA = replace(_BERT, positions_follow_padding=True)
+_DISTILBERT = PostNormParts(
+    token_type=None,
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    attention_output="attention.out_lin",
+    attention_norm="sa_layer_norm",
+    up="ffn.lin1",
+    down="ffn.lin2",
+    output_norm="output_layer_norm",
+    activation="activation",
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture("encoder.layer"),
-    "roberta": Architecture("encoder.layer"),
-    "xlm-roberta": Architecture("encoder.layer"),
-    "camembert": Architecture("encoder.layer"),
+    "bert": Architecture("encoder.layer", post_norm=_BERT),
+    "roberta": Architecture("encoder.layer", post_norm=_ROBERTA),
+    "xlm-roberta": Architecture("encoder.layer", post_norm=_ROBERTA),
+    "camembert": Architecture("encoder.layer", post_norm=_ROBERTA),
     "mpnet": Architecture("encoder.layer"),
     "electra": Architecture("encoder.layer"),
     "deberta-v2": Architecture("encoder.layer"),
-    "distilbert": Architecture("transformer.layer"),
+    "distilbert": Architecture("transformer.layer", post_norm=_DISTILBERT),
     "modernbert": Architecture("layers", final_norm="final_norm", transformers="5.0"),
     "eurobert": Architecture("layers", final_norm="norm", transformers="5.3"),
     "qwen3": Architecture("layers", final_norm="norm", transformers="5.0"),

@@ -333,8 +333,7 @@ class ElasticEncoder(SentenceTransformer):
         (128,)
         """
         wanted = self.check(size)
-        shallow = _with_model(self[0], nn.Identity())
-        transformer = copy.deepcopy(shallow)
+        transformer = copy.deepcopy(without_model(self[0]))
         transformer.model = architectures.cut(self.base, wanted.layers)
         dims = [s.dims for s in self.sizes if s.dims <= wanted.dims]
         # Servers take a request for fewer dims only where these stand.
@@ -415,6 +414,11 @@ def _batches(
     for start in trange(0, len(texts), batch_size, desc="Exits", disable=not show_progress_bar):
         rows = order[start : start + batch_size]
         yield rows, [texts[row] for row in rows]
+
+
+def without_model(transformer: Transformer) -> Transformer:
+    """Return the same Transformer module, for its tokenizer, without the weights."""
+    return _with_model(transformer, nn.Identity())
 
 
 def _unlist_heads(folder: Path) -> None:

@@ -118,6 +118,13 @@ def check_free(path: Path, *, overwrite: bool = False, inputs: Iterable[str | os
     _check_writable(path)
 
 
+def user_cache(name: str) -> Path:
+    """Return a folder for what can be made again: in ``$MATRYOSHKA2D_CACHE`` or the user's cache folder."""
+    named = os.environ.get("MATRYOSHKA2D_CACHE")
+    usual = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "matryoshka2d"
+    return (Path(named) if named else usual) / name
+
+
 def _check_writable(path: Path) -> None:
     parent = path.parent
     while not parent.exists():

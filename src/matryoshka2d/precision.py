@@ -133,12 +133,12 @@ def bf16_units(device: str) -> str:
         return "tensor cores" if native and torch.cuda.is_bf16_supported() else ""
     if device != "cpu":
         return ""
-    flags = _processor_flags()
+    flags = processor_flags()
     return next((name for flag, name in _BF16_UNITS.items() if flag in flags), "")
 
 
-def _processor_flags() -> frozenset[str]:
-    """What the CPU can do: as torch says, or as the kernel says where torch has no word for it."""
+def processor_flags() -> frozenset[str]:
+    """Return what the CPU can do: as torch says, or as the kernel says where torch has no word for it."""
     capabilities = _torch_capabilities()
     if capabilities:
         return frozenset(name for name, value in capabilities.items() if value is True)

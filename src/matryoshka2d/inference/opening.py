@@ -54,9 +54,9 @@ def open_engine(
 
 
 def _torch(model: Any, precision: str, device: str | None) -> Engine:
-    from matryoshka2d.inference.torch_engine import TorchEngine
+    from matryoshka2d.inference.torch_engine import open_torch
 
-    return TorchEngine.open(model, precision, device)
+    return open_torch(model, precision, device)
 
 
 ENGINES: Mapping[str, Callable[[Any, str, str | None], Engine]] = {"torch": _torch}

@@ -1,102 +1,170 @@
-"""The torch engine: the model's own layers, on any device."""
+"""The torch engine: a model's layers on any device; BERT-like ones without padding on the CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor
 
+from matryoshka2d import architectures
 from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.inference.batching import BatchingEngine, Shape
 from matryoshka2d.inference.engine import Vectors
+from matryoshka2d.inference.kernels import load_kernels
+from matryoshka2d.inference.packed import Groups, PackedLayers
+from matryoshka2d.inference.tokens import TextTokenizer, Tokens
 from matryoshka2d.precision import resolve_precision
-from matryoshka2d.size import Size
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_BATCH = 64
+# Tokens a batch. On a CPU a batch of one core should stay in its cache; a GPU wants much more at once.
+_CPU_BUDGET = 1024
+_GPU_BUDGET = 32768
+_WASTE = 0.1
+_POOLINGS = ("mean", "cls", "lasttoken")
 
 
-class TorchEngine:
-    """Runs an `ElasticEncoder` with its weights in one precision.
+def open_torch(model: str | Path | ElasticEncoder, precision: str, device: str | None) -> BatchingEngine:
+    """Load a model into the torch engine; an encoder that is given stays as it is."""
+    encoder = load(model, device)
+    where = str(encoder.device)
+    chosen = resolve_precision(precision, where.partition(":")[0] if where.startswith("cpu") else where).name
+    shape = Shape(encoder.depth, encoder.width, encoder.size, encoder.sizes)
+    tokenizer = TextTokenizer(encoder)
+    on_cpu = encoder.device.type == "cpu"
+    packed = PackedLayers.of(encoder.base, _DTYPES[chosen], load_kernels()) if on_cpu else None
+    if packed is not None:
+        runner: Any = PackedRunner(encoder, packed, chosen)
+    else:
+        runner = LayersRunner(_in_dtype(encoder, model, _DTYPES[chosen]), chosen)
+    threads = torch.get_num_threads() if on_cpu else 1
+    return BatchingEngine(runner, tokenizer, shape, threads=threads)
+
+
+def load(model: str | Path | ElasticEncoder, device: str | None) -> ElasticEncoder:
+    """Return the model on the device; a loaded encoder itself if it is there already, else a copy."""
+    from matryoshka2d.default_model import resolve_model
+
+    if not isinstance(model, ElasticEncoder):
+        encoder = ElasticEncoder(resolve_model(str(model)), device=device)
+    elif device is None or torch.device(device) == model.device:
+        encoder = model
+    else:
+        encoder = copy.deepcopy(model)
+        encoder.to(device)
+    return encoder
+
+
+def _in_dtype(encoder: ElasticEncoder, given: object, dtype: torch.dtype) -> ElasticEncoder:
+    twin = copy.deepcopy(encoder) if encoder is given else encoder
+    twin.to(dtype).eval().requires_grad_(False)
+    return twin
+
+
+class LayersRunner:
+    """Runs the model's own layers, of any architecture, on batches of nearly equal length.
 
     Parameters
     ----------
     encoder
-        The encoder; its weights are turned into the precision in place.
+        The encoder, in the precision and on the device that it runs in.
     precision
-        ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        The name of that precision.
     """
 
     name = "torch"
+    waste: float | None = _WASTE
 
-    def __init__(self, encoder: ElasticEncoder, precision: str = "fp32") -> None:
+    def __init__(self, encoder: ElasticEncoder, precision: str) -> None:
         self.encoder = encoder
-        encoder.to(_DTYPES[precision]).eval()
         self.precision = precision
+        self.device = str(encoder.device)
+        self.budget = _CPU_BUDGET if encoder.device.type == "cpu" else _GPU_BUDGET
+        self.fill = int(getattr(encoder[0].tokenizer, "pad_token_id", None) or 0)
 
-    @classmethod
-    def open(cls, model: str | Path | ElasticEncoder, precision: str, device: str | None) -> TorchEngine:
-        """Load a model; a loaded encoder is copied where the precision would change it."""
-        import copy
+    @torch.inference_mode()
+    def run(self, tokens: Tokens, layers: int) -> Vectors:
+        """Return float32 [texts, width]."""
+        ids, mask = (torch.from_numpy(part).to(self.encoder.device) for part in tokens.padded(self.fill))
+        features: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "modality": "text"}
+        if tokens.prompt_length:
+            features["prompt_length"] = tokens.prompt_length
+        vectors = self.encoder.exit_vectors(features, [layers])[layers]
+        return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)
 
-        from matryoshka2d.default_model import resolve_model
+    def memory(self) -> Mapping[int, int]:
+        """Return layers → bytes of the weights that they and the embeddings take."""
+        per_layer = [_bytes(layer) for layer in architectures.layers_of(self.encoder.base)]
+        rest = _bytes(self.encoder) - sum(per_layer)
+        return {n: rest + sum(per_layer[:n]) for n in range(1, len(per_layer) + 1)}
 
-        if isinstance(model, ElasticEncoder):
-            encoder = copy.deepcopy(model)
-            if device is not None:
-                encoder.to(device)
-        else:
-            encoder = ElasticEncoder(resolve_model(str(model)), device=device)
-        chosen = resolve_precision(precision, encoder.device.type)
-        return cls(encoder, chosen.name)
 
-    @property
-    def device(self) -> str:
-        """Where it runs."""
-        return str(self.encoder.device)
+class PackedRunner:
+    """Runs a BERT-like model on texts of any lengths, laid end to end.
 
-    @property
-    def depth(self) -> int:
-        """Number of layers."""
-        return self.encoder.depth
+    Parameters
+    ----------
+    encoder
+        The encoder, whose modules after the layers are kept; its layers are not.
+    layers
+        The layers, ready to run.
+    precision
+        The name of their precision.
+    """
 
-    @property
-    def width(self) -> int:
-        """Number of dims of the full vector."""
-        return self.encoder.width
+    name = "torch"
+    device = "cpu"
+    budget = _CPU_BUDGET
+    waste: float | None = None
 
-    @property
-    def size(self) -> Size:
-        """The size that is used when none is asked for."""
-        return self.encoder.size
+    def __init__(self, encoder: ElasticEncoder, layers: PackedLayers, precision: str) -> None:
+        self.layers = layers
+        self.precision = precision
+        self.heads = copy.deepcopy(encoder.heads).float() if encoder.heads is not None else None
+        modules = [copy.deepcopy(module).float().eval() for module in encoder._later_modules()]
+        self.pooling, self.later = modules[0], modules[1:]
 
-    @property
-    def sizes(self) -> tuple[Size, ...]:
-        """The sizes that the model shows by default."""
-        return self.encoder.sizes
+    @torch.inference_mode()
+    def run(self, tokens: Tokens, layers: int) -> Vectors:
+        """Return float32 [texts, width]."""
+        groups = Groups.of(tokens)
+        states = self.layers(tokens, groups, layers)
+        pooled = [
+            self._pool(states[start : start + texts * length].view(texts, length, -1), tokens.prompt_length)
+            for start, texts, length in groups.spans
+        ]
+        vectors = torch.cat(pooled)
+        for module in self.later:
+            vectors = module({"sentence_embedding": vectors})["sentence_embedding"]
+        if self.heads is not None:
+            vectors = self.heads.apply_to(vectors, layers)
+        return np.asarray(vectors.numpy(), dtype=np.float32)
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        size: str | Size | None = None,
-        *,
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-    ) -> Vectors:
-        """Return float32 [len(texts), dims], rows of unit length, in the order of the texts."""
-        wanted = self.size if size is None else self.encoder.check(size)
-        if not texts:
-            return np.empty((0, wanted.dims), dtype=np.float32)
-        vectors = self.encoder.encode(
-            list(texts),
-            size=wanted,
-            prompt_name=prompt_name,
-            prompt=prompt,
-            batch_size=_BATCH,
-            show_progress_bar=False,
-            convert_to_tensor=True,
-        )
-        return np.asarray(
-            torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy(), dtype=np.float32
-        )
+    def _pool(self, states: Tensor, prompt_length: int) -> Tensor:
+        """Return float32 [texts, width] of token states [texts, length, hidden]: all of them count."""
+        mode = getattr(self.pooling, "pooling_mode", None)
+        if prompt_length == 0 and isinstance(self.pooling, Pooling) and mode in _POOLINGS:
+            if mode == "mean":
+                return states.mean(dim=1, dtype=torch.float32)
+            return states[:, 0 if mode == "cls" else -1].float()
+        features: dict[str, Any] = {
+            "token_embeddings": states.float(),
+            "attention_mask": torch.ones(states.shape[:2], dtype=torch.int64),
+            **({"prompt_length": prompt_length} if prompt_length else {}),
+        }
+        pooled: Tensor = self.pooling(features)["sentence_embedding"]
+        return pooled
+
+    def memory(self) -> Mapping[int, int]:
+        """Return layers → bytes of the weights that they and the embeddings take."""
+        embeddings, *layers = self.layers.bytes
+        return {n: embeddings + sum(layers[:n]) for n in range(1, len(layers) + 1)}
+
+
+def _bytes(module: torch.nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())

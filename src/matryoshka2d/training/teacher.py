@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from matryoshka2d.files import staged_file
+from matryoshka2d.files import staged_file, user_cache
 from matryoshka2d.heads import ExitHeads
 
 _CHUNK = 4096
@@ -75,13 +74,7 @@ def teacher_vectors(
 
 def cache_folder() -> Path:
     """Return where teachers' vectors are kept: ``$MATRYOSHKA2D_CACHE`` or the user's cache folder."""
-    named = os.environ.get("MATRYOSHKA2D_CACHE")
-    base = (
-        Path(named)
-        if named
-        else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "matryoshka2d"
-    )
-    return base / "teachers"
+    return user_cache("teachers")
 
 
 def _fingerprint(teacher: SentenceTransformer, texts: Iterable[str]) -> str:

@@ -1,0 +1,120 @@
+"""Compiled attention and LayerNorm for bf16, where the processor and a C compiler allow; never required.
+
+Short texts leave a library's kernels mostly idle: a softmax over eleven scores is all overhead. The C file
+beside this one does attention in one pass over the queries, keys and values as they lie in memory. It is
+compiled once, into the user's cache, in about a second.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import math
+import os
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from matryoshka2d.errors import UserError
+from matryoshka2d.files import staged_file, user_cache
+from matryoshka2d.precision import processor_flags
+
+SWITCH = "MATRYOSHKA2D_KERNELS"
+"""Environment variable: ``0`` leaves the compiled kernels out."""
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_FLAGS = ("-O3", "-march=native", "-fno-strict-aliasing", "-shared", "-fPIC")
+_WIDTHS = (32, 64)
+# Beyond this length the library's blockwise attention is the faster one.
+_LONGEST = 192
+_WIDEST = 4096
+_LANES = 16
+
+logger = logging.getLogger(__name__)
+
+
+class Kernels:
+    """The compiled functions. They run on the calling thread alone, and let other threads run.
+
+    Parameters
+    ----------
+    library
+        The shared library.
+    """
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        pointer, number, real = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
+        self._attention = loaded.attention
+        self._attention.argtypes = [pointer, pointer, number, number, number, number, real]
+        self._layer_norm = loaded.layer_norm
+        self._layer_norm.argtypes = [pointer, pointer, pointer, pointer, number, number, real]
+        self._attention.restype = self._layer_norm.restype = None
+
+    @staticmethod
+    def attends(dtype: torch.dtype, width: int, length: int) -> bool:
+        """Whether heads of this width and texts of this length are worth the compiled attention."""
+        return dtype == torch.bfloat16 and width in _WIDTHS and length <= _LONGEST
+
+    def attention(self, qkv: Tensor, out: Tensor, texts: int, length: int, heads: int) -> None:
+        """Write the attention of texts of one length.
+
+        Parameters
+        ----------
+        qkv
+            bf16 [texts * length, 3 * hidden], contiguous: queries, keys and values of all heads.
+        out
+            bf16 [texts * length, hidden], contiguous: filled.
+        texts, length, heads
+            The shape of it.
+        """
+        assert qkv.is_contiguous() and out.is_contiguous() and len(qkv) == len(out) == texts * length
+        width = out.shape[1] // heads
+        scale = math.log2(math.e) / math.sqrt(width)
+        self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale)
+
+    @staticmethod
+    def normalises(dtype: torch.dtype, hidden: int) -> bool:
+        """Whether rows of this width are worth the compiled LayerNorm."""
+        return dtype == torch.bfloat16 and hidden % _LANES == 0 and hidden <= _WIDEST
+
+    def layer_norm(self, states: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """Return the LayerNorm of bf16 [rows, hidden], contiguous; weight and bias are float32 [hidden]."""
+        assert states.is_contiguous() and weight.dtype == bias.dtype == torch.float32
+        out = torch.empty_like(states)
+        rows, hidden = states.shape
+        pointers = (tensor.data_ptr() for tensor in (states, out, weight, bias))
+        self._layer_norm(*pointers, rows, hidden, eps)
+        return out
+
+
+@lru_cache(maxsize=1)
+def load_kernels() -> Kernels | None:
+    """Return the compiled kernels, or None where this machine has no use for them or cannot make them."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if os.environ.get(SWITCH) == "0" or compiler is None or "avx512_bf16" not in processor_flags():
+        return None
+    try:
+        return Kernels(_compiled(compiler))
+    except (OSError, subprocess.SubprocessError, UserError, AttributeError) as error:
+        logger.info("kernels are left out, torch's own are used: %s", error)
+        return None
+
+
+def _compiled(compiler: str) -> Path:
+    source = _SOURCE.read_bytes()
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
+    processor = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    model = [line for line in processor.splitlines() if line.startswith(("flags", "model name"))]
+    digest = hashlib.sha256(b"\0".join([source, version, *map(str.encode, [*_FLAGS, *model])]))
+    library = user_cache("kernels") / f"{digest.hexdigest()[:16]}.so"
+    if not library.is_file():
+        with staged_file(library) as temporary:
+            command = [compiler, *_FLAGS, "-o", str(temporary), str(_SOURCE)]
+            subprocess.run(command, capture_output=True, check=True, timeout=120)
+    return library

@@ -1,0 +1,222 @@
+"""BERT-like layers on texts that are laid end to end: no padding, few passes over memory.
+
+Matrix products, and with them biases, GELU and residual sums, run over all tokens at once; only attention
+needs to know where a text ends, and texts of one length share one batched product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from matryoshka2d.architectures import PostNormParts, architecture_of, layers_of
+from matryoshka2d.inference.kernels import Kernels
+from matryoshka2d.inference.tokens import Tokens
+
+# Longer texts attend through the library's blockwise kernel, which keeps no square of scores.
+_SHORT = 64
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Where the texts of one length lie among the tokens: (first token, texts, length) for each length."""
+
+    spans: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(cls, tokens: Tokens) -> Groups:
+        """Return the groups of a batch, whose texts should be ordered by length."""
+        return cls(tuple(tokens.groups()))
+
+
+class PackedLayers:
+    """The embeddings and layers of a BERT-like model, ready for one precision.
+
+    Parameters
+    ----------
+    model
+        The transformers base model; its weights are copied, it is not changed.
+    parts
+        Where its parts are.
+    dtype
+        What to compute in.
+    kernels
+        Compiled kernels, where there are any.
+    """
+
+    def __init__(
+        self, model: nn.Module, parts: PostNormParts, dtype: torch.dtype, kernels: Kernels | None = None
+    ) -> None:
+        config: Any = model.config
+        self.dtype = dtype
+        self.kernels = kernels
+        self.heads = int(config.num_attention_heads)
+        self.embeddings = _Embeddings(model, parts, dtype)
+        self.layers = [_Layer(layer, parts, dtype) for layer in layers_of(model)]
+
+    @classmethod
+    def of(cls, model: nn.Module, dtype: torch.dtype, kernels: Kernels | None = None) -> PackedLayers | None:
+        """Return the packed form of a model, or None where its architecture has none."""
+        parts = architecture_of(model.config).post_norm
+        if parts is None or getattr(model.config, parts.activation, None) != "gelu":
+            return None
+        if getattr(model.config, "is_decoder", False):
+            return None
+        return cls(model, parts, dtype, kernels)
+
+    @property
+    def bytes(self) -> list[int]:
+        """Bytes of the embeddings, then of each layer."""
+        return [self.embeddings.bytes, *(layer.bytes for layer in self.layers)]
+
+    def __call__(self, tokens: Tokens, groups: Groups, layers: int) -> Tensor:
+        """Return the token states [total, hidden] after so many layers."""
+        states = self.embeddings(torch.from_numpy(tokens.ids), groups)
+        for layer in self.layers[:layers]:
+            states = layer(states, groups, self.heads, self.kernels)
+        return states
+
+
+class _Embeddings:
+    """Word, position and token type embeddings, summed and normalised."""
+
+    def __init__(self, model: nn.Module, parts: PostNormParts, dtype: torch.dtype) -> None:
+        self.word = _weight(model, parts.word)
+        self.position = _weight(model, parts.position).clone()
+        if parts.token_type is not None:
+            # A text alone is all of type 0.
+            self.position += _weight(model, parts.token_type)[0]
+        self.norm = _Norm(model.get_submodule(parts.embedding_norm), torch.float32)
+        self.dtype = dtype
+        self.padding = int(model.config.pad_token_id or 0) if parts.positions_follow_padding else None
+
+    @property
+    def bytes(self) -> int:
+        return sum(table.nbytes for table in (self.word, self.position))
+
+    def __call__(self, ids: Tensor, groups: Groups) -> Tensor:
+        states = self.word[ids]
+        for start, texts, length in groups.spans:
+            stop = start + texts * length
+            if self.padding is None:
+                states[start:stop].view(texts, length, -1).add_(self.position[:length])
+            else:
+                written = ids[start:stop].view(texts, length) != self.padding
+                places = torch.cumsum(written, dim=1) * written + self.padding
+                states[start:stop].view(texts, length, -1).add_(self.position[places])
+        return self.norm(states, None).to(self.dtype)
+
+
+class _Layer:
+    """One layer: attention, add and norm, feed-forward, add and norm."""
+
+    def __init__(self, layer: nn.Module, parts: PostNormParts, dtype: torch.dtype) -> None:
+        joined = [layer.get_submodule(path) for path in (parts.query, parts.key, parts.value)]
+        self.qkv = _Linear(joined, dtype)
+        self.attention_output = _Linear([layer.get_submodule(parts.attention_output)], dtype)
+        self.attention_norm = _Norm(layer.get_submodule(parts.attention_norm), dtype)
+        self.up = _Linear([layer.get_submodule(parts.up)], dtype)
+        self.down = _Linear([layer.get_submodule(parts.down)], dtype)
+        self.output_norm = _Norm(layer.get_submodule(parts.output_norm), dtype)
+
+    @property
+    def bytes(self) -> int:
+        return sum(linear.bytes for linear in (self.qkv, self.attention_output, self.up, self.down))
+
+    def __call__(self, states: Tensor, groups: Groups, heads: int, kernels: Kernels | None) -> Tensor:
+        attended = _attention(self.qkv(states), groups, heads, kernels)
+        states = self.attention_norm(self.attention_output.plus(attended, states), kernels)
+        return self.output_norm(self.down.plus(self.up.gelu(states), states), kernels)
+
+
+def _attention(qkv: Tensor, groups: Groups, heads: int, kernels: Kernels | None) -> Tensor:
+    """Return attention [total, hidden] of queries, keys and values [total, 3 hidden]."""
+    hidden = qkv.shape[1] // 3
+    width = hidden // heads
+    out = torch.empty((len(qkv), hidden), dtype=qkv.dtype)
+    for start, texts, length in groups.spans:
+        span = slice(start, start + texts * length)
+        if kernels is not None and kernels.attends(qkv.dtype, width, length):
+            kernels.attention(qkv[span], out[span], texts, length, heads)
+            continue
+        query, key, value = qkv[span].view(texts, length, 3, heads, width).permute(2, 0, 3, 1, 4)
+        attend = _attend_short if length <= _SHORT else functional.scaled_dot_product_attention
+        out[span].view(texts, length, heads, width).copy_(attend(query, key, value).transpose(1, 2))
+    return out
+
+
+def _attend_short(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Plain attention [texts, heads, length, width]: two batched products around a softmax."""
+    texts, heads, length, width = query.shape
+    query, key, value = (part.reshape(texts * heads, length, width) for part in (query, key, value))
+    scores = torch.bmm(query, key.transpose(1, 2)).mul_(1 / math.sqrt(width))
+    return torch.bmm(torch.softmax(scores, dim=-1), value).view(texts, heads, length, width)
+
+
+class _Norm:
+    """A LayerNorm that gives back the precision it gets."""
+
+    def __init__(self, norm: nn.Module, dtype: torch.dtype) -> None:
+        self.exact = [_copy(_tensor(norm, name), torch.float32) for name in ("weight", "bias")]
+        self.weight, self.bias = (tensor.to(dtype) for tensor in self.exact)
+        self.eps = float(norm.eps)  # type: ignore[arg-type]
+
+    def __call__(self, states: Tensor, kernels: Kernels | None) -> Tensor:
+        if kernels is not None and kernels.normalises(states.dtype, states.shape[1]):
+            return kernels.layer_norm(states, *self.exact, self.eps)
+        return functional.layer_norm(states, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class _Linear:
+    """One or more linear maps of the same input, joined; what follows is computed in the same pass.
+
+    In bf16 the weights are laid out once as oneDNN wants them.
+    """
+
+    def __init__(self, linears: Sequence[nn.Module], dtype: torch.dtype) -> None:
+        self.weight = _copy(torch.cat([_tensor(linear, "weight") for linear in linears]), dtype)
+        self.bias = _copy(torch.cat([_tensor(linear, "bias") for linear in linears]), dtype)
+        self.bytes = self.weight.nbytes + self.bias.nbytes
+        self.fused = dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+        if self.fused:
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._pointwise(x, "none") if self.fused else functional.linear(x, self.weight, self.bias)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Return GELU of the map."""
+        if self.fused:
+            return self._pointwise(x, "gelu")
+        return functional.gelu(functional.linear(x, self.weight, self.bias))
+
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
+        """Return the map of `x`, plus `other`."""
+        if self.fused:
+            added: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
+            return added
+        return functional.linear(x, self.weight, self.bias).add_(other)
+
+    def _pointwise(self, x: Tensor, then: str) -> Tensor:
+        mapped: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, then, [], "none")
+        return mapped
+
+
+def _weight(model: nn.Module, path: str) -> Tensor:
+    return _copy(_tensor(model.get_submodule(path), "weight"), torch.float32)
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    tensor = getattr(module, name)
+    assert isinstance(tensor, Tensor)
+    return tensor
+
+
+def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(device="cpu", dtype=dtype).contiguous()

@@ -1,0 +1,201 @@
+"""Texts as token ids laid end to end, without padding."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matryoshka2d.encoder import without_model
+from matryoshka2d.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from matryoshka2d.encoder import ElasticEncoder
+
+Integers = NDArray[np.int64]
+
+_SLOW_BATCH = 64
+# A text is "far over the limit" when it is longer than a token could make it; then only a head is tokenised.
+_CHARACTERS_PER_TOKEN = 8
+# Tokens that the head must have beyond the limit: how a text was cut shows in its last few tokens only.
+_MARGIN = 16
+_NO_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Some texts as token ids.
+
+    Parameters
+    ----------
+    ids
+        int64 [total]: the ids of the first text, then those of the second, and so on.
+    lengths
+        int64 [texts]: how many ids each text has.
+    prompt_length
+        How many leading tokens pooling leaves out, for models that leave prompts out; else 0.
+    """
+
+    ids: Integers
+    lengths: Integers
+    prompt_length: int = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, rows: Integers) -> Tokens:
+        """Return some of the texts, in the given order.
+
+        >>> tokens = Tokens(np.array([1, 2, 3, 4, 5, 6]), np.array([1, 2, 3]))
+        >>> tokens.take(np.array([2, 0])).ids
+        array([4, 5, 6, 1])
+        """
+        lengths = self.lengths[rows]
+        starts = (np.cumsum(self.lengths) - self.lengths)[rows]
+        moved = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+        return Tokens(self.ids[moved + np.arange(len(moved))], lengths, self.prompt_length)
+
+    def groups(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (first id, texts, length) for every run of texts of one length.
+
+        >>> list(Tokens(np.zeros(7, dtype=np.int64), np.array([2, 2, 3])).groups())
+        [(0, 2, 2), (4, 1, 3)]
+        """
+        changes = np.flatnonzero(np.diff(self.lengths)) + 1
+        bounds = [0, *changes.tolist(), len(self.lengths)]
+        start = 0
+        for first, last in pairwise(bounds):
+            if last > first:
+                length = int(self.lengths[first])
+                yield start, last - first, length
+                start += (last - first) * length
+
+    def padded(self, fill: int) -> tuple[Integers, Integers]:
+        """Return ids and mask, int64 [texts, longest], padded on the right."""
+        longest = int(self.lengths.max(initial=0))
+        mask = np.arange(longest) < self.lengths[:, None]
+        ids = np.full(mask.shape, fill, dtype=np.int64)
+        ids[mask] = self.ids
+        return ids, mask.astype(np.int64)
+
+
+def join(parts: Sequence[Tokens]) -> Tokens:
+    """Return the texts of several parts, one part after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    ids = np.concatenate([part.ids for part in parts])
+    return Tokens(ids, np.concatenate([part.lengths for part in parts]), parts[0].prompt_length)
+
+
+class TextTokenizer:
+    """The tokenizer of an encoder, giving `Tokens`. Safe to share between threads.
+
+    Text-only models with a fast tokenizer are tokenised by a copy of it that never pads; all others by
+    the encoder's own `preprocess`. Both give the same ids.
+
+    Parameters
+    ----------
+    encoder
+        The encoder whose tokenizer, limit and prompts are used.
+    """
+
+    def __init__(self, encoder: ElasticEncoder) -> None:
+        # The module without the model's weights, which need not stay in memory for it.
+        transformer: Any = without_model(encoder[0])
+        self.prompts = dict(encoder.prompts)
+        self.default_prompt_name = encoder.default_prompt_name
+        self.fill = int(getattr(transformer.tokenizer, "pad_token_id", None) or 0)
+        self._preprocess = transformer.preprocess
+        self._skips_prompt = any(getattr(module, "include_prompt", True) is False for module in encoder)
+        limit = int(min(getattr(transformer.tokenizer, "model_max_length", _NO_LIMIT), _NO_LIMIT))
+        self._limit = None if limit >= _NO_LIMIT else limit
+        self._fast = _fast_tokenizer(transformer, self._limit)
+
+    def __call__(
+        self, texts: Sequence[str], prompt: str | None = None, prompt_name: str | None = None
+    ) -> Tokens:
+        """Tokenise, with the prompt (or the model's default prompt) before every text."""
+        words = self._words(prompt, prompt_name)
+        skipped = self._prompt_length(words)
+        if self._fast is None:
+            rows = self._slowly(texts, words)
+        else:
+            rows = self._quickly([words + text for text in texts] if words else list(texts))
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        ids = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
+        return Tokens(ids, lengths, skipped)
+
+    def _words(self, prompt: str | None, prompt_name: str | None) -> str | None:
+        if prompt is not None:
+            return prompt
+        name = prompt_name or self.default_prompt_name
+        if name is not None and name not in self.prompts:
+            known = f"expected one of {', '.join(self.prompts)}" if self.prompts else "it has none"
+            hint = did_you_mean(name, self.prompts)
+            raise UserError(f"the model has no prompt '{name}': {known}.{hint}")
+        return None if name is None else self.prompts[name]
+
+    def _prompt_length(self, prompt: str | None) -> int:
+        if not prompt or not self._skips_prompt:
+            return 0
+        return int(self._preprocess(["text"], prompt=prompt).get("prompt_length") or 0)
+
+    def _quickly(self, texts: list[str]) -> list[list[int]]:
+        assert self._fast is not None
+        heads = texts if self._limit is None else [_head(text, self._limit) for text in texts]
+        encodings = self._fast.encode_batch_fast(heads)
+        # A head that gave too few tokens was cut too early: the whole text is tokenised instead.
+        short = [
+            i
+            for i, (text, head) in enumerate(zip(texts, heads, strict=True))
+            if len(head) < len(text) and sum(len(rest.ids) for rest in encodings[i].overflowing) < _MARGIN
+        ]
+        if short:
+            whole = self._fast.encode_batch_fast([texts[i] for i in short])
+            for i, encoding in zip(short, whole, strict=True):
+                encodings[i] = encoding
+        return [encoding.ids for encoding in encodings]
+
+    def _slowly(self, texts: Sequence[str], prompt: str | None) -> list[list[int]]:
+        rows: list[list[int]] = []
+        for start in range(0, len(texts), _SLOW_BATCH):
+            features = self._preprocess(list(texts[start : start + _SLOW_BATCH]), prompt=prompt)
+            pairs = zip(features["input_ids"], features["attention_mask"], strict=True)
+            rows += [ids[mask.bool()].tolist() for ids, mask in pairs]
+        return rows
+
+
+def _fast_tokenizer(transformer: Any, limit: int | None) -> Any | None:
+    """Return a copy of the fast tokenizer that cuts at the limit and never pads, or None if there is none."""
+    backend = getattr(transformer.tokenizer, "_tokenizer", None)
+    plain_text = list(transformer.modality_config) == ["text"]
+    changed = transformer.processing_kwargs or transformer.query_expansion
+    if not hasattr(backend, "encode_batch_fast") or not plain_text or changed:
+        return None
+    fast = copy.deepcopy(backend)
+    fast.no_padding()
+    if limit is None:
+        fast.no_truncation()
+    else:
+        fast.enable_truncation(limit, direction=transformer.tokenizer.truncation_side)
+    return fast
+
+
+def _head(text: str, limit: int) -> str:
+    """Return as much of a text as its first `limit` tokens can need, cut where a word ends.
+
+    >>> _head("a word " * 1000, 2)
+    'a word a word'
+    >>> _head("short", 2)
+    'short'
+    """
+    characters = _CHARACTERS_PER_TOKEN * limit
+    if len(text) <= 2 * characters:
+        return text
+    end = text.rfind(" ", 0, characters)
+    return text[:end] if end > 0 else text
