@@ -418,7 +418,9 @@ def _batches(
 
 def without_model(transformer: Transformer) -> Transformer:
     """Return the same Transformer module, for its tokenizer, without the weights."""
-    return _with_model(transformer, nn.Identity())
+    nothing = nn.Identity()
+    nothing.config = transformer.model.config
+    return _with_model(transformer, nothing)
 
 
 def _unlist_heads(folder: Path) -> None:

@@ -133,12 +133,11 @@ class TextTokenizer:
     def _words(self, prompt: str | None, prompt_name: str | None) -> str | None:
         if prompt is not None:
             return prompt
-        name = prompt_name or self.default_prompt_name
-        if name is not None and name not in self.prompts:
+        if prompt_name is not None and prompt_name not in self.prompts:
             known = f"expected one of {', '.join(self.prompts)}" if self.prompts else "it has none"
-            hint = did_you_mean(name, self.prompts)
-            raise UserError(f"the model has no prompt '{name}': {known}.{hint}")
-        return None if name is None else self.prompts[name]
+            hint = did_you_mean(prompt_name, self.prompts)
+            raise UserError(f"the model has no prompt '{prompt_name}': {known}.{hint}")
+        return self.prompts.get(prompt_name or self.default_prompt_name or "")
 
     def _prompt_length(self, prompt: str | None) -> int:
         if not prompt or not self._skips_prompt:
@@ -190,7 +189,7 @@ def _head(text: str, limit: int) -> str:
     """Return as much of a text as its first `limit` tokens can need, cut where a word ends.
 
     >>> _head("a word " * 1000, 2)
-    'a word a word'
+    'a word a word a'
     >>> _head("short", 2)
     'short'
     """

@@ -1,0 +1,80 @@
+"""The compiled kernels compute what torch computes, and nobody misses them where they cannot be made."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from matryoshka2d.inference import kernels, open_engine
+from matryoshka2d.inference.kernels import Kernels, load_kernels
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Kernels:
+    load_kernels.cache_clear()
+    found = load_kernels()
+    if found is None:
+        pytest.skip("this machine cannot make them")
+    return found
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    texts=st.integers(1, 5),
+    length=st.one_of(st.integers(1, 40), st.sampled_from([100, 191, 192])),
+    heads=st.integers(1, 4),
+    width=st.sampled_from([32, 64]),
+    spread=st.sampled_from([0.1, 1.0, 10.0]),
+)
+def test_attention(compiled: Kernels, texts: int, length: int, heads: int, width: int, spread: float) -> None:
+    torch.manual_seed(length)
+    qkv = (spread * torch.randn(texts * length, 3 * heads * width)).bfloat16()
+    out = torch.full((texts * length, heads * width), math.nan, dtype=torch.bfloat16)
+    compiled.attention(qkv, out, texts, length, heads)
+    query, key, value = qkv.float().view(texts, length, 3, heads, width).permute(2, 0, 3, 1, 4)
+    exact = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    expected = exact.transpose(1, 2).reshape(out.shape)
+    # Products are exact and sums are fp32; what is left is the rounding of the result to bf16.
+    torch.testing.assert_close(out.float(), expected, rtol=0.008, atol=0.002 * spread)
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 9), blocks=st.integers(1, 70), offset=st.sampled_from([0.0, 100.0]))
+def test_layer_norm(compiled: Kernels, rows: int, blocks: int, offset: float) -> None:
+    torch.manual_seed(blocks)
+    states = (torch.randn(rows, 16 * blocks) + offset).bfloat16()
+    weight, bias = torch.randn(16 * blocks), torch.randn(16 * blocks)
+    expected = torch.nn.functional.layer_norm(states.float(), (16 * blocks,), weight, bias, 1e-12)
+    found = compiled.layer_norm(states, weight, bias, 1e-12)
+    torch.testing.assert_close(found.float(), expected, rtol=0.008, atol=0.002)
+
+
+@pytest.mark.parametrize("hindrance", ["switch", "compiler", "units", "broken"])
+def test_they_are_never_required(
+    hindrance: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, minilm: str
+) -> None:
+    if hindrance == "switch":
+        monkeypatch.setenv(kernels.SWITCH, "0")
+    elif hindrance == "compiler":
+        monkeypatch.setenv("CC", "no-such-compiler")
+    elif hindrance == "units":
+        monkeypatch.setattr(kernels, "processor_flags", frozenset)
+    else:
+        (tmp_path / "broken.c").write_text("this is not C")
+        monkeypatch.setattr(kernels, "_SOURCE", tmp_path / "broken.c")
+        monkeypatch.setattr(kernels, "processor_flags", lambda: frozenset({"avx512_bf16"}))
+    load_kernels.cache_clear()
+    try:
+        assert load_kernels() is None
+        texts = ["a cat sat on the mat", "the dog", "red " * 100]
+        exact = open_engine(minilm, "torch", "fp32").embed(texts)
+        cosines = (open_engine(minilm, "torch", "bf16").embed(texts) * exact).sum(axis=1)
+        assert np.min(cosines) > 0.999
+    finally:
+        load_kernels.cache_clear()
