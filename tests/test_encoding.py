@@ -19,6 +19,7 @@ from matryoshka2d import encoding
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.encoding import VECTOR_COLUMN, check_files, encode_file
 from matryoshka2d.errors import UserError
+from matryoshka2d.inference import Engine, open_engine
 from tests import tiny
 
 INPUTS = (".txt", ".jsonl", ".parquet")
@@ -29,6 +30,14 @@ OUTPUTS = (".npy", ".jsonl", ".parquet")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> ElasticEncoder:
     folder = tiny.sentence_model(tmp_path_factory.mktemp("model"), prompts={"query": "query : "})
     return ElasticEncoder(folder, size="3x16", device="cpu")
+
+
+_ENGINES: dict[int, Engine] = {}
+
+
+def engine(encoder: ElasticEncoder) -> Engine:
+    """Return the encoder's engine in fp32, opened once."""
+    return _ENGINES.setdefault(id(encoder), open_engine(encoder, "torch", "fp32"))
 
 
 def write_texts(path: Path, texts: Sequence[str], **columns: Sequence[Any]) -> Path:
@@ -82,7 +91,7 @@ def test_every_form_gives_the_vectors_of_encode(
     output = folder / f"out{target}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoding, "_CHUNK", chunk)
-        assert encode_file(encoder, path, output) == len(texts)
+        assert encode_file(engine(encoder), path, output) == len(texts)
     vectors = read_vectors(output)
     assert (vectors.dtype, vectors.shape) == (np.float32, (len(texts), 16))
     np.testing.assert_allclose(vectors, encoder.encode(texts, size="3x16"), atol=1e-5)
@@ -98,7 +107,7 @@ def test_every_form_gives_the_vectors_of_encode(
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_blank_lines_are_no_texts(encoder: ElasticEncoder, tmp_path: Path, blank: str, end: str) -> None:
     (tmp_path / "in.txt").write_bytes(end.join([blank, "a cat", blank, blank, "a dog", blank]).encode())
-    assert encode_file(encoder, tmp_path / "in.txt", tmp_path / "out.npy") == 2
+    assert encode_file(engine(encoder), tmp_path / "in.txt", tmp_path / "out.npy") == 2
     np.testing.assert_allclose(
         np.load(tmp_path / "out.npy"), encoder.encode(["a cat", "a dog"], size="3x16"), atol=1e-5
     )
@@ -108,7 +117,7 @@ def test_the_mark_that_some_editors_put_first_is_no_text(encoder: ElasticEncoder
     (tmp_path / "in.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a cat"}\n')
     (tmp_path / "in.txt").write_bytes(b"\xef\xbb\xbfa cat")
     for name in ("in.jsonl", "in.txt"):
-        encode_file(encoder, tmp_path / name, tmp_path / "out.jsonl", overwrite=True)
+        encode_file(engine(encoder), tmp_path / name, tmp_path / "out.jsonl", overwrite=True)
         assert read_rows(tmp_path / "out.jsonl")[0]["text"] == "a cat"
 
 
@@ -120,7 +129,7 @@ class TestOtherColumns:
     ) -> None:
         columns = {"id": [1, 2, 3], "tags": [["x"], [], ["y", "z"]], "place": [{"page": i} for i in range(3)]}
         path = write_texts(tmp_path / f"in{source}", tiny.TEXTS[:3], **columns)
-        encode_file(encoder, path, tmp_path / f"out{target}")
+        encode_file(engine(encoder), path, tmp_path / f"out{target}")
         rows = read_rows(tmp_path / f"out{target}")
         assert list(rows[0]) == ["text", "id", "tags", "place", VECTOR_COLUMN]
         for name, values in columns.items():
@@ -130,7 +139,7 @@ class TestOtherColumns:
         self, encoder: ElasticEncoder, tmp_path: Path, source: str, target: str
     ) -> None:
         path = write_texts(tmp_path / f"in{source}", ["a cat"], **{VECTOR_COLUMN: [[1.0, 2.0]]})
-        encode_file(encoder, path, tmp_path / f"out{target}")
+        encode_file(engine(encoder), path, tmp_path / f"out{target}")
         assert read_vectors(tmp_path / f"out{target}").shape == (1, 16)
 
     def test_values_that_are_missing_stay_missing(
@@ -145,7 +154,7 @@ class TestOtherColumns:
         monkeypatch.setattr(encoding, "_CHUNK", 2)
         columns = {"note": [None, None, "late"], "score": [1, 2, 2.5]}
         path = write_texts(tmp_path / f"in{source}", tiny.TEXTS[:3], **columns)
-        encode_file(encoder, path, tmp_path / f"out{target}")
+        encode_file(engine(encoder), path, tmp_path / f"out{target}")
         rows = read_rows(tmp_path / f"out{target}")
         assert [row["note"] for row in rows] == [None, None, "late"]
         assert [row["score"] for row in rows] == [1, 2, 2.5]
@@ -157,8 +166,8 @@ def test_a_column_that_only_later_rows_have_is_kept(
     monkeypatch.setattr(encoding, "_CHUNK", 2)
     rows = [{"text": "a cat"}, {"text": "a dog", "new": 1}, {"id": "x", "text": "sun"}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    encode_file(encoder, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
-    encode_file(encoder, tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    encode_file(engine(encoder), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    encode_file(engine(encoder), tmp_path / "in.jsonl", tmp_path / "out.parquet")
     written = read_rows(tmp_path / "out.jsonl")
     assert [{k: v for k, v in row.items() if k != VECTOR_COLUMN} for row in written] == rows
     table = pq.read_table(tmp_path / "out.parquet").drop_columns([VECTOR_COLUMN])
@@ -179,12 +188,12 @@ def test_parquet_keeps_the_types_of_parquet(encoder: ElasticEncoder, tmp_path: P
         }
     )
     pq.write_table(table, tmp_path / "in.parquet")
-    encode_file(encoder, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    encode_file(engine(encoder), tmp_path / "in.parquet", tmp_path / "out.parquet")
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.drop_columns([VECTOR_COLUMN]).equals(table)
     assert found.schema.field(VECTOR_COLUMN).type == pa.list_(pa.float32(), 16)
     # JSON has no dates: they are written as text.
-    encode_file(encoder, tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    encode_file(engine(encoder), tmp_path / "in.parquet", tmp_path / "out.jsonl")
     assert [row["day"] for row in read_rows(tmp_path / "out.jsonl")] == ["2024-01-01", None]
 
 
@@ -201,7 +210,7 @@ def test_the_only_column_of_texts_is_found(tmp_path: Path) -> None:
 
 def test_a_named_column_wins_over_a_usual_one(encoder: ElasticEncoder, tmp_path: Path) -> None:
     path = write_texts(tmp_path / "in.jsonl", ["red house"], other=["a cat"])
-    encode_file(encoder, path, tmp_path / "out.npy", column="other")
+    encode_file(engine(encoder), path, tmp_path / "out.npy", column="other")
     np.testing.assert_allclose(
         np.load(tmp_path / "out.npy"), encoder.encode(["a cat"], size="3x16"), atol=1e-5
     )
@@ -209,7 +218,7 @@ def test_a_named_column_wins_over_a_usual_one(encoder: ElasticEncoder, tmp_path:
 
 def test_a_prompt_is_put_before_every_text(encoder: ElasticEncoder, tmp_path: Path) -> None:
     path = write_texts(tmp_path / "in.txt", tiny.TEXTS)
-    encode_file(encoder, path, tmp_path / "out.npy", prompt_name="query", batch_size=2)
+    encode_file(engine(encoder), path, tmp_path / "out.npy", prompt_name="query")
     expected = encoder.encode(tiny.TEXTS, prompt_name="query")
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
 
@@ -217,7 +226,7 @@ def test_a_prompt_is_put_before_every_text(encoder: ElasticEncoder, tmp_path: Pa
 def test_an_encoder_of_every_size_gives_its_full_one(tmp_path: Path) -> None:
     encoder = ElasticEncoder(tiny.sentence_model(tmp_path / "m", normalize=False), device="cpu")
     path = write_texts(tmp_path / "in.txt", tiny.TEXTS)
-    encode_file(encoder, path, tmp_path / "out.npy")
+    encode_file(engine(encoder), path, tmp_path / "out.npy")
     np.testing.assert_allclose(
         np.load(tmp_path / "out.npy"), encoder.encode(tiny.TEXTS, size="4x32"), atol=1e-5
     )
@@ -238,7 +247,7 @@ def test_no_more_than_a_chunk_is_held_at_once(
 
     monkeypatch.setattr(encoding, "_vectors", note)
     path = write_texts(tmp_path / f"in{source}", [f"cat {i}" for i in range(10)])
-    encode_file(encoder, path, tmp_path / f"out{target}")
+    encode_file(engine(encoder), path, tmp_path / f"out{target}")
     assert asked == [3, 3, 3, 1]
 
 
@@ -247,13 +256,13 @@ class TestOverwriting:
         path = write_texts(tmp_path / "in.txt", ["a cat"])
         (tmp_path / "out.npy").write_text("precious")
         with pytest.raises(UserError, match=r"exists already.*--overwrite"):
-            encode_file(encoder, path, tmp_path / "out.npy")
+            encode_file(engine(encoder), path, tmp_path / "out.npy")
         assert (tmp_path / "out.npy").read_text() == "precious"
 
     def test_it_is_replaced_when_asked_to(self, encoder: ElasticEncoder, tmp_path: Path) -> None:
         path = write_texts(tmp_path / "in.txt", ["a cat"])
         (tmp_path / "out.npy").write_text("old")
-        encode_file(encoder, path, tmp_path / "out.npy", overwrite=True)
+        encode_file(engine(encoder), path, tmp_path / "out.npy", overwrite=True)
         assert np.load(tmp_path / "out.npy").shape == (1, 16)
 
     @pytest.mark.parametrize("link", [False, True])
@@ -265,12 +274,12 @@ class TestOverwriting:
             target = tmp_path / "link.jsonl"
             target.symlink_to(path)
         with pytest.raises(UserError, match="is the input itself"):
-            encode_file(encoder, path, target, overwrite=True)
+            encode_file(engine(encoder), path, target, overwrite=True)
         assert path.read_bytes() == before
 
     def test_the_folder_of_the_output_is_made(self, encoder: ElasticEncoder, tmp_path: Path) -> None:
         path = write_texts(tmp_path / "in.txt", ["a cat"])
-        encode_file(encoder, path, tmp_path / "new" / "deep" / "out.npy")
+        encode_file(engine(encoder), path, tmp_path / "new" / "deep" / "out.npy")
         assert (tmp_path / "new" / "deep" / "out.npy").is_file()
 
 
@@ -283,7 +292,7 @@ class TestMistakes:
             path = tmp_path / name
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
             with pytest.raises(UserError) as raised:
-                encode_file(encoder, path, tmp_path / target, **options)
+                encode_file(engine(encoder), path, tmp_path / target, **options)
             assert {entry.name for entry in tmp_path.iterdir()} == {name}
             assert "\n" not in str(raised.value)
             return str(raised.value)
@@ -309,12 +318,12 @@ class TestMistakes:
     ) -> None:
         pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "in.parquet")
         with pytest.raises(UserError, match="row 2: column 'text' is None"):
-            encode_file(encoder, tmp_path / "in.parquet", tmp_path / "out.npy")
+            encode_file(engine(encoder), tmp_path / "in.parquet", tmp_path / "out.npy")
 
     def test_an_empty_table(self, encoder: ElasticEncoder, tmp_path: Path) -> None:
         pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "in.parquet")
         with pytest.raises(UserError, match="is empty"):
-            encode_file(encoder, tmp_path / "in.parquet", tmp_path / "out.npy")
+            encode_file(engine(encoder), tmp_path / "in.parquet", tmp_path / "out.npy")
 
     def test_columns_that_change_their_kind_fit_into_json_but_not_into_parquet(
         self, refused: Callable[..., str]
@@ -332,7 +341,7 @@ class TestMistakes:
 
     def test_a_whole_surrogate_pair_is_a_character(self, encoder: ElasticEncoder, tmp_path: Path) -> None:
         (tmp_path / "in.jsonl").write_text('{"text": "\\ud83d\\ude00"}\n')
-        encode_file(encoder, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+        encode_file(engine(encoder), tmp_path / "in.jsonl", tmp_path / "out.jsonl")
         assert read_rows(tmp_path / "out.jsonl")[0]["text"] == "\U0001f600"
 
     def test_an_unknown_prompt(self, refused: Callable[..., str]) -> None:

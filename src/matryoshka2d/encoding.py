@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import check_file_free, staged_file
+from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.inference import Engine
 
 _CHUNK = 8192
 _INPUTS = (".txt", ".jsonl", ".parquet")
-_OUTPUTS = (".npy", ".parquet", ".jsonl")
+OUTPUTS = (".npy", ".parquet", ".jsonl")
 _USUAL_COLUMNS = ("text", "sentence", "content", "body", "passage", "document", "query")
 VECTOR_COLUMN = "embedding"
 
@@ -66,22 +67,23 @@ def check_files(
         If a file, the column or a text is not usable.
     """
     source, target = Path(source), Path(target)
-    _check_input(source)
-    _check_ending(target, _OUTPUTS, "output")
+    check_source(source)
+    _check_suffix("output", target, OUTPUTS)
     if target.exists() and target.samefile(source):
         raise UserError(f"{target} is the input itself: choose another output")
     check_file_free(target, overwrite=overwrite)
-    return _survey(source, column, with_schema=target.suffix == ".parquet")
+    return look_over(source, column, with_schema=target.suffix == ".parquet")
 
 
-def _check_input(source: Path) -> None:
+def check_source(source: Path) -> None:
+    """Raise a `UserError` unless the input is there and of a known form."""
     if not source.is_file():
         nearby = [entry.name for entry in source.parent.iterdir()] if source.parent.is_dir() else []
         raise UserError(f"input {source} does not exist.{did_you_mean(source.name, nearby)}")
-    _check_ending(source, _INPUTS, "input")
+    _check_suffix("input", source, _INPUTS)
 
 
-def _check_ending(path: Path, known: tuple[str, ...], what: str) -> None:
+def _check_suffix(what: str, path: Path, known: tuple[str, ...]) -> None:
     if path.suffix not in known:
         raise UserError(f"{what} {path} ends in '{path.suffix}': expected {', '.join(known)}")
 
@@ -97,22 +99,22 @@ def check_prompt(prompts: Iterable[str], prompt_name: str | None) -> None:
 
 
 def encode_file(
-    encoder: ElasticEncoder,
+    engine: Engine,
     source: str | Path,
     target: str | Path,
     *,
+    size: str | Size | None = None,
     column: str | None = None,
     prompt_name: str | None = None,
-    batch_size: int = 64,
     overwrite: bool = False,
     show_progress_bar: bool = False,
 ) -> int:
-    """Embed every text of a file at the encoder's size and write the vectors.
+    """Embed every text of a file at a size and write the vectors.
 
     Parameters
     ----------
-    encoder
-        The encoder; load it with a ``size`` to have vectors of that size.
+    engine
+        The engine.
     source
         ``.txt`` with one text a line, ``.jsonl`` or ``.parquet``. Blank lines are skipped.
     target
@@ -120,8 +122,10 @@ def encode_file(
         more, ``embedding``; an older column of that name is replaced.
     column
         The column of texts; by default ``text`` or another usual name, or the only one.
-    prompt_name, batch_size, show_progress_bar
-        As in `SentenceTransformer.encode`.
+    size, prompt_name
+        As in `Engine.embed`.
+    show_progress_bar
+        Whether to draw progress.
     overwrite
         Whether an existing target may be replaced.
 
@@ -137,20 +141,14 @@ def encode_file(
     """
     source, target = Path(source), Path(target)
     survey = check_files(source, target, column=column, overwrite=overwrite)
-    check_prompt(encoder.prompts, prompt_name)
-
-    def chunks() -> Iterator[Chunk]:
-        from tqdm.auto import tqdm
-
-        with tqdm(total=survey.rows, desc="Encoding", unit=" texts", disable=not show_progress_bar) as bar:
-            for numbered in _chunks(source):
-                rows = [row for _, row in numbered]
-                texts = [row[survey.column] for row in rows]
-                yield rows, _vectors(encoder, texts, prompt_name, batch_size)
-                bar.update(len(rows))
-
-    with staged_file(target, overwrite=overwrite) as temporary:
-        _WRITERS[target.suffix](temporary, chunks(), survey, encoder.size.dims)
+    wanted = engine.size if size is None else Size.parse(size)
+    with (
+        progress(survey.rows, show_progress_bar) as bar,
+        staged_file(target, overwrite=overwrite) as temporary,
+    ):
+        chunks = ([row for _, row in numbered] for numbered in row_chunks(source))
+        embedded = embedded_chunks(engine, chunks, survey.column, wanted, prompt_name, bar)
+        WRITERS[target.suffix](temporary, embedded, survey, wanted.dims)
     return survey.rows
 
 
@@ -170,24 +168,32 @@ def read_texts(source: str | os.PathLike[str], *, column: str | None = None) -> 
         If the file, the column or a text is not usable.
     """
     path = Path(source)
-    _check_input(path)
-    name = _survey(path, column, with_schema=False).column
-    return [row[name] for numbered in _chunks(path) for _, row in numbered]
+    check_source(path)
+    name = look_over(path, column, with_schema=False).column
+    return [row[name] for numbered in row_chunks(path) for _, row in numbered]
 
 
-def _vectors(
-    encoder: ElasticEncoder, texts: list[str], prompt_name: str | None, batch_size: int
-) -> np.ndarray:
-    vectors = encoder.encode(
-        texts, size=encoder.size, prompt_name=prompt_name, batch_size=batch_size, show_progress_bar=False
-    )
-    return np.asarray(vectors, dtype=np.float32)
+def embedded_chunks(
+    engine: Engine, chunks: Iterable[list[Row]], column: str, size: Size, prompt_name: str | None, bar: Any
+) -> Iterator[Chunk]:
+    """Yield (rows, vectors float32 [rows, dims]) for chunks of rows, one chunk in memory at a time."""
+    for rows in chunks:
+        yield rows, engine.embed([row[column] for row in rows], size, prompt_name=prompt_name)
+        bar.update(len(rows))
 
 
-def _survey(source: Path, column: str | None, *, with_schema: bool) -> Survey:
+def progress(rows: int, show: bool) -> Any:
+    """Return a progress bar over so many texts."""
+    from tqdm.auto import tqdm
+
+    return tqdm(total=rows, desc="Encoding", unit=" texts", disable=not show)
+
+
+def look_over(source: Path, column: str | None, *, with_schema: bool) -> Survey:
+    """Read the whole input once: see that every row has a text, and which columns there are."""
     total, name = 0, ""
     schemas = [_parquet(source).schema_arrow] if source.suffix == ".parquet" and with_schema else []
-    for numbered in _chunks(source):
+    for numbered in row_chunks(source):
         name = name or _text_column(numbered[0][1], column, source)
         for place, row in numbered:
             _check_text(row.get(name), name, source, place)
@@ -247,7 +253,7 @@ def _text_column(row: Row, column: str | None, source: Path) -> str:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _chunks(source: Path) -> Iterator[list[tuple[int, Row]]]:
+def row_chunks(source: Path) -> Iterator[list[tuple[int, Row]]]:
     """Yield the rows with their places in the file, a chunk at a time."""
     rows = _parquet_rows(source) if source.suffix == ".parquet" else _line_rows(source)
     while chunk := list(islice(rows, _CHUNK)):
@@ -334,7 +340,7 @@ def _write_parquet(path: Path, chunks: Iterator[Chunk], survey: Survey, dims: in
             writer.write_table(table.append_column(vectors_of, column))
 
 
-_WRITERS: dict[str, Callable[[Path, Iterator[Chunk], Survey, int], None]] = {
+WRITERS: dict[str, Callable[[Path, Iterator[Chunk], Survey, int], None]] = {
     ".npy": _write_npy,
     ".jsonl": _write_jsonl,
     ".parquet": _write_parquet,

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.evaluation import Grid, read_sts, sts_grid
+from matryoshka2d.precision import best_precision
 from matryoshka2d.quickstart.run import QuickstartResult
 from matryoshka2d.size import Size
 from tests import tiny
@@ -359,7 +360,7 @@ class TestEncode:
         self, run: Run, model: str, texts: Path, tmp_path: Path
     ) -> None:
         output = tmp_path / "vectors.npy"
-        outcome = run("encode", model, texts, output, "--size", "3x16", "--device", "cpu", "-q")
+        outcome = run("encode", model, texts, output, "--size", "3x16", "--precision", "fp32", "-q")
         assert outcome == Outcome(0, "", "")
         expected = ElasticEncoder(model, device="cpu").encode(tiny.TEXTS, size="3x16")
         np.testing.assert_allclose(np.load(output), expected, atol=1e-5)
@@ -370,13 +371,14 @@ class TestEncode:
 
     def test_json_is_all_there_is_on_stdout(self, run: Run, model: str, texts: Path, tmp_path: Path) -> None:
         outcome = run("encode", model, texts, tmp_path / "vectors.jsonl", "--json")
-        assert outcome.json == {"output": str(tmp_path / "vectors.jsonl"), "rows": 5, "size": "4x32"}
+        written = {"output": str(tmp_path / "vectors.jsonl"), "rows": 5, "size": "4x32", "engine": "torch"}
+        assert outcome.json == {**written, "precision": best_precision("cpu").name}
         assert outcome.err == ""
 
     def test_a_prompt_is_put_before_every_text(
         self, run: Run, model: str, texts: Path, tmp_path: Path
     ) -> None:
-        words = ["--size", "3x16", "--prompt-name", "query", "-q"]
+        words = ["--size", "3x16", "--prompt-name", "query", "--precision", "fp32", "-q"]
         assert run("encode", model, texts, tmp_path / "v.npy", *words).code == 0
         encoder = ElasticEncoder(model, device="cpu")
         expected = encoder.encode(tiny.TEXTS, size="3x16", prompt_name="query")

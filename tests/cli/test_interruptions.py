@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from matryoshka2d.inference.batching import BatchingEngine
 from tests.cli.conftest import Run
 
 # The command, halted where half of the output is on disk.
@@ -129,15 +130,13 @@ def test_vectors_are_written_whole_or_not_at_all(
     target.write_text("old")
     monkeypatch.setattr("matryoshka2d.encoding._CHUNK", 2)
     calls: list[int] = []
-    from matryoshka2d import encoding
+    whole = BatchingEngine.embed
 
-    whole = encoding._vectors
-
-    def stop_at_the_second_chunk(*arguments: object) -> object:
+    def stop_at_the_second_chunk(*arguments: object, **options: object) -> object:
         calls.append(1)
-        return whole(*arguments) if len(calls) == 1 else interrupt()  # type: ignore[arg-type]
+        return whole(*arguments, **options) if len(calls) == 1 else interrupt()  # type: ignore[arg-type]
 
-    monkeypatch.setattr("matryoshka2d.encoding._vectors", stop_at_the_second_chunk)
+    monkeypatch.setattr(BatchingEngine, "embed", stop_at_the_second_chunk)
     outcome = run("encode", model, texts, target, "--overwrite", "-q")
     assert (outcome.code, outcome.out) == (130, "")
     assert outcome.err == "error: interrupted: nothing was left half-written\n"

@@ -54,7 +54,7 @@ class TestBeforeAnyModelIsLoaded:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            ("encode default in.txt used/precious", "ends in ''"),
+            ("encode default in.txt used/precious", "it is a file, expected the name of a folder"),
             ("encode default in.txt in.txt", "ends in '.txt': expected .npy"),
             ("encode default in.txt used/precious/out.npy", "precious is a file, not a folder"),
             ("encode default in.text out.npy", "does not exist.*Did you mean 'in.txt'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,3 +26,12 @@ def mixed() -> list[str]:
     """Return texts of 1 to 58 words."""
     rng = random.Random(0)
     return [" ".join(rng.choices(tiny.WORDS.split(), k=rng.randint(1, 58))) for _ in range(40)]
+
+
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep one cache for the whole session, so that each graph is made once."""
+    folder = tmp_path_factory.mktemp("graphs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matryoshka2d.inference.graphs.user_cache", lambda name: folder / name)
+        yield

@@ -18,11 +18,11 @@ from matryoshka2d.inference import Engine, open_engine
 from matryoshka2d.size import Size
 from tests import tiny
 
-ENGINES = ["torch"]
+ENGINES = ["torch", "openvino", "onnx"]
 
 
 @pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest, model: str) -> Engine:
+def engine(request: pytest.FixtureRequest, model: str, graphs: None) -> Engine:
     return open_engine(model, request.param, precision="fp32", device="cpu")
 
 
@@ -103,6 +103,8 @@ def test_it_is_an_engine_and_says_what_it_is(engine: Engine) -> None:
 def test_mistakes_are_one_line(model: str, engine: Engine) -> None:
     with pytest.raises(UserError, match=r"no engine is called 'troch'.*Did you mean 'torch'\?"):
         open_engine(model, "troch")
+    with pytest.raises(UserError, match="no precision is called 'fp31'.*Did you mean 'fp32'"):
+        open_engine(model, engine.name, "fp31")
     with pytest.raises(UserError, match="expected a list of texts"):
         engine.embed("a cat")
     with pytest.raises(UserError, match="text 1 is a int: expected a str"):
@@ -177,6 +179,15 @@ class TestTorch:
         cosines = (engine.embed(mixed[::-1])[::-1] * alone).sum(axis=1)
         assert cosines.min() > 0.9999
 
-    def test_an_unknown_precision(self, model: str) -> None:
-        with pytest.raises(UserError, match="Unknown precision 'fp31'"):
-            open_engine(model, "torch", "fp31")
+    def test_only_the_layers_of_a_size_are_loaded(self, model: str, encoder: ElasticEncoder) -> None:
+        engine = open_engine(model, "torch", "fp32", size="2x16")
+        assert (engine.depth, str(engine.size)) == (2, "2x16")
+        np.testing.assert_allclose(
+            engine.embed(tiny.TEXTS), encoder.encode(tiny.TEXTS, size="2x16"), atol=1e-5
+        )
+
+    def test_there_is_no_int8(self, model: str) -> None:
+        with pytest.raises(
+            UserError, match="the torch engine has no int8: choose the engine openvino or onnx"
+        ):
+            open_engine(model, "torch", "int8")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from matryoshka2d.cli.benchmark import benchmark
 from matryoshka2d.cli.encode import encode
 from matryoshka2d.cli.evaluate import evaluate
 from matryoshka2d.cli.export import export
 from matryoshka2d.cli.plan import plan_command
+from matryoshka2d.cli.quantise import quantise
 from matryoshka2d.cli.quickstart import quickstart
 from matryoshka2d.cli.report import report
 from matryoshka2d.cli.reproduce import reproduce
@@ -46,3 +48,5 @@ app.command()(export)
 app.command()(encode)
 app.command()(reproduce)
 app.command()(report)
+app.command()(quantise)
+app.command()(benchmark)

@@ -17,6 +17,12 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the b
 Pooling = Annotated[
     str | None, typer.Option(help="mean, cls or last: only for a plain transformers checkpoint.")
 ]
+EngineName = Annotated[
+    str, typer.Option(help="torch, openvino or onnx. Default: the saved or usual one of this machine.")
+]
+PrecisionChoice = Annotated[
+    str, typer.Option(help="fp32, bf16, fp16 or int8. Default: the fastest that this machine does well.")
+]
 
 
 def quiet_libraries() -> None:

@@ -1,4 +1,4 @@
-"""matryoshka2d encode: a file of texts → a file of vectors at a size."""
+"""matryoshka2d encode: a file of texts → a file, or a folder of shards, of vectors at a size."""
 
 from __future__ import annotations
 
@@ -7,13 +7,25 @@ from typing import Annotated
 
 import typer
 
-from matryoshka2d.cli.common import Device, Json, Overwrite, Pooling, Quiet, print_json, quiet_libraries
+from matryoshka2d.cli.common import (
+    Device,
+    EngineName,
+    Json,
+    Overwrite,
+    Pooling,
+    PrecisionChoice,
+    Quiet,
+    print_json,
+    quiet_libraries,
+)
 
 
 def encode(
     model: Annotated[str, typer.Argument(help="The model: a folder, a hub name, or 'default'.")],
     input: Annotated[Path, typer.Argument(help="Texts: .txt (one a line), .jsonl or .parquet.")],
-    output: Annotated[Path, typer.Argument(help="Vectors: .npy, .parquet or .jsonl.")],
+    output: Annotated[
+        Path, typer.Argument(help="Vectors: .npy, .parquet or .jsonl; or a folder, for shards and resuming.")
+    ],
     size: Annotated[
         str | None, typer.Option(help="The size, LAYERSxDIMS, as 3x128. Default: the full size.")
     ] = None,
@@ -23,7 +35,14 @@ def encode(
     prompt_name: Annotated[
         str | None, typer.Option(help="A prompt of the model to put before every text, as query.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts a batch.")] = 64,
+    shard_rows: Annotated[
+        int | None, typer.Option(min=1, help="Texts a shard, when the output is a folder. Default: 65536.")
+    ] = None,
+    shard_format: Annotated[
+        str | None, typer.Option(help="parquet, jsonl or npy, when the output is a folder. Default: parquet.")
+    ] = None,
+    engine: EngineName = "auto",
+    precision: PrecisionChoice = "auto",
     pooling: Pooling = None,
     device: Device = None,
     overwrite: Overwrite = False,
@@ -32,31 +51,52 @@ def encode(
 ) -> None:
     """Embed a file of texts at a size; only the layers of that size are loaded and run.
 
-    JSONL and Parquet outputs keep the input's other columns and add one called embedding.
+    JSONL and Parquet outputs keep the input's other columns and add one called embedding. An output
+    without an ending is a folder of shards: run the same command again after a kill and it goes on.
 
     Example: matryoshka2d encode my-model texts.jsonl vectors.npy --size 3x128
     """
     from matryoshka2d.encoding import check_files, encode_file
+    from matryoshka2d.errors import UserError
+    from matryoshka2d.sharding import ROWS_PER_SHARD, check_folder, encode_shards
     from matryoshka2d.size import Size
 
     wanted = None if size is None else Size.parse(size)
-    check_files(input, output, column=column, overwrite=overwrite)
+    sharded = output.suffix == "" or output.is_dir()
+    suffix = f".{shard_format or 'parquet'}"
+    if sharded:
+        check_folder(input, output, suffix, column=column, overwrite=overwrite)
+    elif shard_rows is not None or shard_format is not None:
+        raise UserError(f"{output} is one file: name a folder as output to have shards")
+    else:
+        check_files(input, output, column=column, overwrite=overwrite)
     quiet_libraries()
-    from matryoshka2d.default_model import resolve_model
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.inference import open_engine
 
-    encoder = ElasticEncoder(resolve_model(model), size=wanted, pooling=pooling, device=device)
-    rows = encode_file(
-        encoder,
-        input,
-        output,
-        column=column,
-        prompt_name=prompt_name,
-        batch_size=batch_size,
-        overwrite=overwrite,
-        show_progress_bar=not (quiet or json),
-    )
+    opened = open_engine(model, engine, precision, device, size=wanted, pooling=pooling)
+    common = {
+        "size": opened.size,
+        "column": column,
+        "prompt_name": prompt_name,
+        "overwrite": overwrite,
+        "show_progress_bar": not (quiet or json),
+    }
+    summary = {
+        "output": str(output),
+        "size": str(opened.size),
+        "engine": opened.name,
+        "precision": opened.precision,
+    }
+    if sharded:
+        done = encode_shards(
+            opened, input, output, suffix=suffix, rows_per_shard=shard_rows or ROWS_PER_SHARD, **common
+        )
+        rows = done.rows
+        summary |= {"shards": done.shards, "found": done.found}
+    else:
+        rows = encode_file(opened, input, output, **common)
     if json:
-        print_json({"output": str(output), "rows": rows, "size": str(encoder.size)})
+        print_json({**summary, "rows": rows})
     elif not quiet:
-        print(f"Wrote {output}: {rows} vectors of {encoder.size.dims} dims at size {encoder.size}.")
+        shards = f" in {done.shards} shards, {done.found} of them from before" if sharded else ""
+        print(f"Wrote {output}: {rows} vectors of {opened.size.dims} dims at size {opened.size}{shards}.")

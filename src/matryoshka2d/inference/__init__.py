@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from matryoshka2d.inference.engine import Engine
 from matryoshka2d.inference.opening import open_engine
+from matryoshka2d.inference.streaming import embed_stream
 
-__all__ = ["Engine", "open_engine"]
+__all__ = ["Engine", "embed_stream", "open_engine"]

@@ -129,8 +129,11 @@ class BatchingEngine:
         waiting: deque[tuple[NDArray[np.int64], Future[Vectors]]] = deque()
         try:
             for start, tokens in chunks:
-                for rows in self._batches(tokens):
-                    waiting.append((start + rows, self._workers.submit(tokens.take(rows), size.layers)))
+                batches = list(self._batches(tokens))
+                shared = len(tokens) == count and len(batches) == 1
+                for rows in batches:
+                    future = self._workers.submit(tokens.take(rows), size.layers, shared=shared)
+                    waiting.append((start + rows, future))
                 while waiting and waiting[0][1].done():
                     _place(out, *waiting.popleft())
             while waiting:

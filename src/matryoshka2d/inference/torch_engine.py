@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ from torch import Tensor
 
 from matryoshka2d import architectures
 from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.errors import UserError
 from matryoshka2d.inference.batching import BatchingEngine, Shape
 from matryoshka2d.inference.engine import Vectors
 from matryoshka2d.inference.kernels import load_kernels
+from matryoshka2d.inference.loading import Loaded
 from matryoshka2d.inference.packed import Groups, PackedLayers
 from matryoshka2d.inference.tokens import TextTokenizer, Tokens
 from matryoshka2d.precision import resolve_precision
@@ -29,11 +30,14 @@ _WASTE = 0.1
 _POOLINGS = ("mean", "cls", "lasttoken")
 
 
-def open_torch(model: str | Path | ElasticEncoder, precision: str, device: str | None) -> BatchingEngine:
-    """Load a model into the torch engine; an encoder that is given stays as it is."""
-    encoder = load(model, device)
-    where = str(encoder.device)
-    chosen = resolve_precision(precision, where.partition(":")[0] if where.startswith("cpu") else where).name
+def open_torch(model: Loaded, precision: str, calibration: Sequence[str] | None = None) -> BatchingEngine:
+    """Put a loaded model into the torch engine; an encoder that a caller gave stays as it is."""
+    if precision == "int8" or calibration is not None:
+        raise UserError(
+            "the torch engine has no int8: choose the engine openvino or onnx, or another precision"
+        )
+    encoder = model.encoder
+    chosen = resolve_precision(precision, str(encoder.device)).name
     shape = Shape(encoder.depth, encoder.width, encoder.size, encoder.sizes)
     tokenizer = TextTokenizer(encoder)
     on_cpu = encoder.device.type == "cpu"
@@ -41,29 +45,11 @@ def open_torch(model: str | Path | ElasticEncoder, precision: str, device: str |
     if packed is not None:
         runner: Any = PackedRunner(encoder, packed, chosen)
     else:
-        runner = LayersRunner(_in_dtype(encoder, model, _DTYPES[chosen]), chosen)
+        twin = encoder if model.ours else copy.deepcopy(encoder)
+        twin.to(_DTYPES[chosen]).eval().requires_grad_(False)
+        runner = LayersRunner(twin, chosen)
     threads = torch.get_num_threads() if on_cpu else 1
     return BatchingEngine(runner, tokenizer, shape, threads=threads)
-
-
-def load(model: str | Path | ElasticEncoder, device: str | None) -> ElasticEncoder:
-    """Return the model on the device; a loaded encoder itself if it is there already, else a copy."""
-    from matryoshka2d.default_model import resolve_model
-
-    if not isinstance(model, ElasticEncoder):
-        encoder = ElasticEncoder(resolve_model(str(model)), device=device)
-    elif device is None or torch.device(device) == model.device:
-        encoder = model
-    else:
-        encoder = copy.deepcopy(model)
-        encoder.to(device)
-    return encoder
-
-
-def _in_dtype(encoder: ElasticEncoder, given: object, dtype: torch.dtype) -> ElasticEncoder:
-    twin = copy.deepcopy(encoder) if encoder is given else encoder
-    twin.to(dtype).eval().requires_grad_(False)
-    return twin
 
 
 class LayersRunner:

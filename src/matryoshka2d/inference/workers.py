@@ -24,14 +24,21 @@ _LENGTHS_APART = 2
 
 @dataclass
 class Job:
-    """Some tokens to run through so many layers; `future` receives float32 [texts, width]."""
+    """Some tokens to run through so many layers; `future` receives float32 [texts, width].
+
+    Only a `shared` job may run in one batch with others. The batches of a long call are not shared, so
+    that the same call gives the same bits whoever else is calling.
+    """
 
     tokens: Tokens
     layers: int
+    shared: bool
     future: Future[Vectors] = field(default_factory=Future)
 
     def joins(self, other: Job, runner: Runner) -> bool:
         """Whether two jobs compute the same function, on lengths that go together."""
+        if not (self.shared and other.shared):
+            return False
         if (self.layers, self.tokens.prompt_length) != (other.layers, other.tokens.prompt_length):
             return False
         if runner.waste is None:
@@ -67,9 +74,9 @@ class Workers:
         # Each worker set its own number of cores, which torch also takes as the default of later threads.
         torch.set_num_threads(before)
 
-    def submit(self, tokens: Tokens, layers: int) -> Future[Vectors]:
+    def submit(self, tokens: Tokens, layers: int, *, shared: bool = False) -> Future[Vectors]:
         """Queue a batch and return the promise of float32 [texts, width]."""
-        job = Job(tokens, layers)
+        job = Job(tokens, layers, shared)
         with self._changed:
             self._jobs.append(job)
             self._changed.notify()

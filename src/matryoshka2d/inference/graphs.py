@@ -1,0 +1,152 @@
+"""The graphs that OpenVINO and ONNX Runtime run: one a depth, over one file of weights, made once.
+
+They lie in the user's cache under a fingerprint of the model, so that the next opening finds them. The int8
+graphs lie beside them: weights a channel, activations on scales that are fixed by texts of the user's own,
+so that a text's vector does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from matryoshka2d.errors import UserError
+from matryoshka2d.export.graph import PROMPT_LENGTH, exit_graph
+from matryoshka2d.export.onnx_files import single_output, write_graphs
+from matryoshka2d.extras import needs
+from matryoshka2d.files import staged_folder, user_cache
+from matryoshka2d.inference.batches import padded_batches
+from matryoshka2d.inference.tokens import Integers, TextTokenizer, Tokens
+from matryoshka2d.size import Size
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from matryoshka2d.encoder import ElasticEncoder
+
+_FORMAT = b"graphs-1"
+_CALIBRATION_TEXTS = 512
+_CALIBRATION_BUDGET = 2048
+
+
+def graph_files(
+    encoder: ElasticEncoder, *, int8: bool = False, calibration: Sequence[str] | None = None
+) -> dict[int, Path]:
+    """Return layers → the graph that gives this exit at full width, made if it is not there yet.
+
+    Parameters
+    ----------
+    encoder
+        The encoder.
+    int8
+        Whether weights and activations are int8.
+    calibration
+        Texts that fix the scales of the activations, a few hundred of the kind that will be embedded.
+        Without them an earlier calibration of this model is used.
+
+    Raises
+    ------
+    UserError
+        If a library is missing, or int8 was never calibrated and no texts are given.
+    """
+    needs("onnx", "onnx", "onnxscript")
+    sizes = [Size(n, encoder.width) for n in range(1, encoder.depth + 1)]
+    folder = user_cache("graphs") / fingerprint(encoder)
+    if not int8:
+        if not folder.is_dir():
+            with staged_folder(folder) as staged:
+                _split(exit_graph(encoder, sizes), sizes, staged)
+        return {size.layers: folder / f"{size}.onnx" for size in sizes}
+    folder = folder.with_name(f"{folder.name}-int8")
+    if calibration:
+        needs("onnx", "onnxruntime")
+        with staged_folder(folder, overwrite=True) as staged:
+            _split(_quantised(encoder, sizes, calibration), sizes, staged)
+    elif not folder.is_dir():
+        raise UserError(
+            "int8 is calibrated on texts of yours, and this model was not yet: give some hundred, as "
+            "open_engine(model, engine, 'int8', calibration=texts)"
+        )
+    return {size.layers: folder / f"{size}.onnx" for size in sizes}
+
+
+def fingerprint(encoder: ElasticEncoder) -> str:
+    """Return a name for what a model computes: its weights and how its modules are set up."""
+    digest = hashlib.blake2b(_FORMAT, digest_size=12)
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
+    digest.update(repr([repr(module) for module in encoder]).encode())
+    digest.update(encoder.base.config.to_json_string(use_diff=False).encode())
+    return digest.hexdigest()
+
+
+def feeds(names: Sequence[str], tokens: Tokens, fill: int) -> dict[str, Integers]:
+    """Return what a graph takes for a batch: name → int64 [texts, length]."""
+    ids, mask = tokens.padded(fill)
+    given: Mapping[str, Integers] = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        PROMPT_LENGTH: np.array([tokens.prompt_length], dtype=np.int64),
+    }
+    return {name: given[name] if name in given else np.zeros_like(ids) for name in names}
+
+
+def _split(whole: ModelProto, sizes: Sequence[Size], folder: Path) -> None:
+    write_graphs({size: single_output(whole, str(size)) for size in sizes}, folder)
+
+
+def _quantised(encoder: ElasticEncoder, sizes: Sequence[Size], texts: Sequence[str]) -> ModelProto:
+    """Return the graph of all exits with int8 matrix products; the exits share layers, and so scales."""
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as scratch:
+        plain, ready, done = (str(Path(scratch, f"{name}.onnx")) for name in ("plain", "ready", "int8"))
+        onnx.save(exit_graph(encoder, sizes), plain)
+        root = logging.getLogger()
+        level = root.level
+        root.setLevel(logging.ERROR)
+        try:
+            quant_pre_process(plain, ready, skip_symbolic_shape=True)
+            quantization.quantize_static(
+                ready,
+                done,
+                _Calibration(encoder, texts[:_CALIBRATION_TEXTS]),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True},
+            )
+        finally:
+            root.setLevel(level)
+        return onnx.load(done)
+
+
+class _Calibration:
+    """Batches of tokens, as the quantiser asks for them one by one."""
+
+    def __init__(self, encoder: ElasticEncoder, texts: Sequence[str]) -> None:
+        from matryoshka2d.export.graph import example_inputs
+
+        self.names = list(example_inputs(encoder))
+        self.tokenizer = TextTokenizer(encoder)
+        self.batches = self._batches(self.tokenizer(list(texts)))
+
+    def _batches(self, tokens: Tokens) -> Iterator[dict[str, Integers]]:
+        order = np.argsort(tokens.lengths, kind="stable")
+        for rows in padded_batches(tokens.lengths[order], _CALIBRATION_BUDGET, 0.0):
+            yield feeds(self.names, tokens.take(order[rows]), self.tokenizer.fill)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """Return the next batch, or None at the end."""
+        return next(self.batches, None)

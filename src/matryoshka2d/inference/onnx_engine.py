@@ -1,0 +1,81 @@
+"""The ONNX Runtime engine, for processors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matryoshka2d.errors import UserError
+from matryoshka2d.extras import needs
+from matryoshka2d.inference.batching import BatchingEngine, Shape
+from matryoshka2d.inference.depths import Depths
+from matryoshka2d.inference.engine import Vectors
+from matryoshka2d.inference.graphs import feeds, graph_files
+from matryoshka2d.inference.loading import Loaded
+from matryoshka2d.inference.tokens import TextTokenizer, Tokens
+
+_BUDGET = 2048
+_WASTE = 0.1
+PRECISIONS = ("fp32", "int8")
+
+
+def open_onnx(model: Loaded, precision: str, calibration: Sequence[str] | None = None) -> BatchingEngine:
+    """Put a loaded model into ONNX Runtime."""
+    needs("onnx", "onnx", "onnxscript", "onnxruntime")
+    chosen = "fp32" if precision == "auto" else precision
+    if chosen not in PRECISIONS:
+        raise UserError(f"the onnx engine has no {chosen} on a processor: choose auto, fp32 or int8")
+    encoder = model.encoder
+    shape = Shape(encoder.depth, encoder.width, encoder.size, encoder.sizes)
+    tokenizer = TextTokenizer(encoder)
+    files = graph_files(encoder, int8=chosen == "int8", calibration=calibration)
+    threads = os.cpu_count() or 1
+    return BatchingEngine(OnnxRunner(files, chosen, tokenizer.fill), tokenizer, shape, threads=threads)
+
+
+class OnnxRunner:
+    """Runs graphs in ONNX Runtime, a depth loaded when first asked for.
+
+    Parameters
+    ----------
+    files
+        layers → graph.
+    precision
+        ``"fp32"`` or ``"int8"``.
+    fill
+        Id of the padding token.
+    """
+
+    name = "onnx"
+    device = "cpu"
+    budget = _BUDGET
+    waste: float | None = _WASTE
+
+    def __init__(self, files: Mapping[int, Path], precision: str, fill: int) -> None:
+        self.files = files
+        self.precision = precision
+        self.fill = fill
+        self.depths: Depths[Any] = Depths(self._load)
+
+    def _load(self, layers: int) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        # Batches run side by side, each on one core.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        return onnxruntime.InferenceSession(str(self.files[layers]), options, ["CPUExecutionProvider"])
+
+    def run(self, tokens: Tokens, layers: int) -> Vectors:
+        """Return float32 [texts, width]."""
+        session = self.depths[layers]
+        names = [given.name for given in session.get_inputs()]
+        (vectors,) = session.run(None, feeds(names, tokens, self.fill))
+        return np.asarray(vectors, dtype=np.float32)
+
+    def memory(self) -> Mapping[int, int]:
+        """Return layers → bytes by which the process grew when that depth was loaded."""
+        return self.depths.memory()

@@ -1,0 +1,184 @@
+"""Vectors in a byte or a bit a dim: calibrated after the cut and the normalisation, and what that costs.
+
+The codes are those of sentence-transformers' ``quantize_embeddings`` and of Faiss: ``uint8`` codes are those
+of ``IndexScalarQuantizer(QT_8bit)`` with the same ranges, ``ubinary`` codes those of ``IndexBinaryFlat``;
+``int8`` and ``binary`` are the same bytes, shifted to signed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matryoshka2d.errors import UserError, did_you_mean
+
+Vectors = NDArray[np.float32]
+Codes = NDArray[Any]
+
+PRECISIONS = ("int8", "uint8", "binary", "ubinary")
+"""What vectors can be written in."""
+
+_LEVELS = 255
+_SIGNED = 128
+_BLOCK = 256
+_OVERSAMPLING = 4
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """How vectors become codes.
+
+    Parameters
+    ----------
+    precision : {"int8", "uint8", "binary", "ubinary"}
+        A byte a dim, or a bit a dim; signed or not, as the index wants it.
+    ranges
+        float32 [2, dims]: the least and the largest value of each dim. Bits need none: their dims are cut
+        at 0.
+
+    Examples
+    --------
+    >>> vectors = np.array([[0.6, -0.8], [-0.6, 0.8]], dtype=np.float32)
+    >>> Quantiser.fit(vectors, "int8").encode(vectors)
+    array([[ 127, -128],
+           [-128,  127]], dtype=int8)
+    >>> Quantiser.fit(vectors, "ubinary").encode(vectors)
+    array([[128],
+           [ 64]], dtype=uint8)
+    """
+
+    precision: str
+    ranges: Vectors
+
+    @classmethod
+    def fit(cls, vectors: Vectors, precision: str) -> Quantiser:
+        """Read the ranges off vectors of the size that will be stored, cut and normalised.
+
+        Parameters
+        ----------
+        vectors
+            float32 [rows, dims]: the corpus, or some thousand rows of it. Values beyond the ranges are
+            clipped.
+        precision
+            One of `PRECISIONS`.
+
+        Raises
+        ------
+        UserError
+            If the precision is not known, or there are too few vectors.
+        """
+        if precision not in PRECISIONS:
+            hint = did_you_mean(precision, PRECISIONS)
+            raise UserError(
+                f"vectors cannot be written in '{precision}': expected one of {', '.join(PRECISIONS)}.{hint}"
+            )
+        check_vectors(vectors)
+        if len(vectors) < 2:
+            raise UserError("one vector has no range: give at least two, better some thousand")
+        return cls(precision, np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32))
+
+    @property
+    def bits(self) -> bool:
+        """Whether there is a bit a dim."""
+        return self.precision.endswith("binary")
+
+    def encode(self, vectors: Vectors) -> Codes:
+        """Return codes: [rows, dims], or [rows, dims / 8 rounded up] for bits."""
+        from sentence_transformers.util import quantize_embeddings
+
+        codes = quantize_embeddings(
+            vectors, precision=self.precision, ranges=None if self.bits else self.ranges
+        )
+        return cast(Codes, codes)
+
+    def decode(self, codes: Codes) -> Vectors:
+        """Return float32 [rows, dims]: the middle of each step, or -1 and 1 for bits."""
+        unsigned = (codes.astype(np.int16) + _SIGNED).astype(np.uint8) if codes.dtype == np.int8 else codes
+        if self.bits:
+            found = np.unpackbits(unsigned, axis=-1, count=self.ranges.shape[1])
+            return np.asarray(found, dtype=np.float32) * 2 - 1
+        starts, steps = self.ranges[0], (self.ranges[1] - self.ranges[0]) / _LEVELS
+        return np.asarray(starts + (unsigned + np.float32(0.5)) * steps, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class RecallLoss:
+    """What codes cost in search.
+
+    Parameters
+    ----------
+    recall
+        Share of the exact `k` nearest that are among the `k` nearest by codes.
+    rescored
+        The same, when four times as many are found by codes and ordered by their decoded vectors.
+    k
+        How many nearest.
+    bytes_per_vector, exact_bytes_per_vector
+        What is stored, and what float32 would take.
+    """
+
+    recall: float
+    rescored: float
+    k: int
+    bytes_per_vector: int
+    exact_bytes_per_vector: int
+
+
+def recall_loss(queries: Vectors, corpus: Vectors, quantiser: Quantiser, k: int = 10) -> RecallLoss:
+    """Search with and without codes and compare.
+
+    Bits are compared by Hamming distance and rescored by the query in float32; bytes are searched by the
+    query in float32 against decoded vectors, and rescoring changes nothing.
+
+    Parameters
+    ----------
+    queries, corpus
+        float32 [queries, dims] and [rows, dims], of unit length.
+    quantiser
+        What the corpus is stored with.
+    k
+        How many nearest count.
+    """
+    codes = quantiser.encode(corpus)
+    decoded = quantiser.decode(codes)
+    k = min(k, len(corpus))
+    more = min(_OVERSAMPLING * k, len(corpus))
+    plain, rescored = 0, 0
+    for block in _blocks(queries):
+        exact = _nearest(block @ corpus.T, k)
+        by_codes = block @ decoded.T
+        # The product of two vectors of -1 and 1 is the number of dims minus twice the Hamming distance.
+        first = quantiser.decode(quantiser.encode(block)) @ decoded.T if quantiser.bits else by_codes
+        plain += _shared(exact, _nearest(first, k))
+        candidates = _nearest(first, more)
+        best = _nearest(np.take_along_axis(by_codes, candidates, axis=1), k)
+        rescored += _shared(exact, np.take_along_axis(candidates, best, axis=1))
+    count = k * len(queries)
+    return RecallLoss(plain / count, rescored / count, k, codes[0].nbytes, corpus[0].nbytes)
+
+
+def check_vectors(vectors: Codes) -> None:
+    """Raise a `UserError` unless these are float vectors, a row each, without NaN."""
+    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
+        raise UserError(
+            f"expected float vectors, a row each: these are {vectors.dtype} {list(vectors.shape)}"
+        )
+    if not np.isfinite(vectors).all():
+        raise UserError("the vectors hold NaN or infinity: embed the texts again")
+
+
+def _blocks(queries: Vectors) -> Iterator[Vectors]:
+    for start in range(0, len(queries), _BLOCK):
+        yield queries[start : start + _BLOCK]
+
+
+def _nearest(scores: Vectors, k: int) -> NDArray[np.int64]:
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def _shared(one: NDArray[np.int64], other: NDArray[np.int64]) -> int:
+    return sum(len(np.intersect1d(a, b)) for a, b in zip(one, other, strict=True))
