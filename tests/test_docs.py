@@ -15,7 +15,14 @@ from matryoshka2d.evaluation.cost import measure_costs
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/train.md", "docs/evaluate.md", "docs/plan.md", "docs/ship.md"]
+PAGES = [
+    "README.md",
+    "docs/train.md",
+    "docs/evaluate.md",
+    "docs/plan.md",
+    "docs/ship.md",
+    "docs/inference.md",
+]
 BLOCK = re.compile(r"```(bash|python|yaml)\n(.*?)```", re.DOTALL)
 
 

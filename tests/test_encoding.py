@@ -20,6 +20,7 @@ from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.encoding import VECTOR_COLUMN, check_files, encode_file
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference import Engine, open_engine
+from matryoshka2d.inference.batching import BatchingEngine
 from tests import tiny
 
 INPUTS = (".txt", ".jsonl", ".parquet")
@@ -239,13 +240,13 @@ def test_no_more_than_a_chunk_is_held_at_once(
 ) -> None:
     monkeypatch.setattr(encoding, "_CHUNK", 3)
     asked: list[int] = []
-    whole = encoding._vectors
+    whole = BatchingEngine.embed
 
-    def note(model: ElasticEncoder, texts: list[str], *rest: Any) -> np.ndarray:
+    def note(self: BatchingEngine, texts: list[str], *rest: Any, **options: Any) -> np.ndarray:
         asked.append(len(texts))
-        return whole(model, texts, *rest)
+        return whole(self, texts, *rest, **options)
 
-    monkeypatch.setattr(encoding, "_vectors", note)
+    monkeypatch.setattr(BatchingEngine, "embed", note)
     path = write_texts(tmp_path / f"in{source}", [f"cat {i}" for i in range(10)])
     encode_file(engine(encoder), path, tmp_path / f"out{target}")
     assert asked == [3, 3, 3, 1]

@@ -129,7 +129,7 @@ def test_shards_of_another_run_are_refused(engine: Engine, source: Path, tmp_pat
     out = tmp_path / "out"
     encode_shards(engine, source, out, rows_per_shard=50)
     before = contents(out)
-    with pytest.raises(UserError, match="another run .size was 3x16"):
+    with pytest.raises(UserError, match=r"another run \(size was 3x16"):
         encode_shards(engine, source, out, size="2x8", rows_per_shard=50)
     with pytest.raises(UserError, match="rows_per_shard was 50"):
         encode_shards(engine, source, out, rows_per_shard=20)

@@ -87,9 +87,8 @@ class TestQuantise:
 class TestShards:
     def test_a_folder_is_resumed(self, run: Run, model: str, texts: Path, tmp_path: Path) -> None:
         words = ["encode", model, texts, tmp_path / "out", "--shard-rows", "2", "--precision", "fp32"]
-        assert run(*words).out == (
-            f"Wrote {tmp_path / 'out'}: 5 vectors of 32 dims at size 4x32 in 3 shards, 0 of them from before.\n"
-        )
+        said = "5 vectors of 32 dims at size 4x32 in 3 shards, 0 of them from before."
+        assert run(*words).out == f"Wrote {tmp_path / 'out'}: {said}\n"
         assert run(*words, "--json").json["found"] == 3
 
     def test_mistakes(self, refused: Callable[..., str], model: str, texts: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ class TestInt8:
 
     def test_without_texts_there_is_no_int8(self, tmp_path: Path) -> None:
         other = ElasticEncoder(tiny.sentence_model(tmp_path, pooling="max"), device="cpu")
-        with pytest.raises(UserError, match="int8 is calibrated on texts of yours.*calibration=texts"):
+        with pytest.raises(UserError, match=r"int8 is calibrated on texts of yours.*calibration=texts"):
             open_engine(other, "onnx", "int8")
 
 

@@ -55,6 +55,21 @@ def test_layer_norm(compiled: Kernels, rows: int, blocks: int, offset: float) ->
     torch.testing.assert_close(found.float(), expected, rtol=0.008, atol=0.002)
 
 
+@settings(deadline=None, max_examples=20)
+@given(tokens=st.integers(1, 50), blocks=st.integers(1, 30))
+def test_embeddings(compiled: Kernels, tokens: int, blocks: int) -> None:
+    torch.manual_seed(tokens)
+    tables = torch.randn(40, 16 * blocks), torch.randn(20, 16 * blocks)
+    norm = [torch.randn(16 * blocks), torch.randn(16 * blocks)]
+    ids, positions = torch.randint(40, (tokens,)), torch.randint(20, (tokens,))
+    summed = tables[0][ids] + tables[1][positions]
+    expected = torch.nn.functional.layer_norm(summed, (16 * blocks,), *norm, 1e-12)
+    found = compiled.embed(ids, positions, tables, norm, 1e-12)
+    torch.testing.assert_close(found.float(), expected, rtol=0.008, atol=0.002)
+    with pytest.raises(IndexError, match="of a table of 20"):
+        compiled.embed(ids, positions + 20, tables, norm, 1e-12)
+
+
 @pytest.mark.parametrize("hindrance", ["switch", "compiler", "units", "broken"])
 def test_they_are_never_required(
     hindrance: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, minilm: str

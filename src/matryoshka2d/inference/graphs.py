@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from matryoshka2d.encoder import ElasticEncoder
 
-_FORMAT = b"graphs-1"
+_FORMAT = b"graphs-2"
 _CALIBRATION_TEXTS = 512
 _CALIBRATION_BUDGET = 2048
 
@@ -122,6 +122,7 @@ def _quantised(encoder: ElasticEncoder, sizes: Sequence[Size], texts: Sequence[s
                 _Calibration(encoder, texts[:_CALIBRATION_TEXTS]),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=["MatMul", "Gemm"],
+                nodes_to_exclude=_narrowing(onnx.load(ready)),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -130,6 +131,22 @@ def _quantised(encoder: ElasticEncoder, sizes: Sequence[Size], texts: Sequence[s
         finally:
             root.setLevel(level)
         return onnx.load(done)
+
+
+def _narrowing(model: ModelProto) -> list[str]:
+    """Return the products that make many channels few, which stay in floating point.
+
+    They read what an activation function gave, a few values of which are far larger than all others: on one
+    scale for all, the others would be lost.
+    """
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul"
+        and len(shape := shapes.get(node.input[1], [])) == 2
+        and shape[0] > shape[1]
+    ]
 
 
 class _Calibration:

@@ -1,4 +1,4 @@
-// Attention and LayerNorm for bf16 on processors with AVX512-BF16, for texts that are laid end to end.
+// Attention, embeddings and LayerNorm for bf16 on processors with AVX512-BF16, for texts that are laid end to end.
 // Compiled by kernels.py at first use; everything here has a plain torch form in packed.py that it must equal.
 
 #include <immintrin.h>
@@ -134,29 +134,55 @@ void attention(
         }
 }
 
+// row: float [hidden], overwritten; sum: its values, summed lane by lane.
+static inline void normalise(
+    float *row, __m512 sum, bf16 *out, const float *weight, const float *bias, long hidden, float eps
+) {
+    __m512 squares = _mm512_setzero_ps();
+    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)hidden);
+    for (long j = 0; j < hidden; j += LANES) {
+        __m512 x = _mm512_sub_ps(_mm512_load_ps(row + j), mean);
+        squares = _mm512_fmadd_ps(x, x, squares);
+        _mm512_store_ps(row + j, x);
+    }
+    const float variance = _mm512_reduce_add_ps(squares) / (float)hidden + eps;
+    const __m512 share = _mm512_set1_ps(1.0f / __builtin_sqrtf(variance));
+    for (long j = 0; j < hidden; j += LANES) {
+        __m512 x = _mm512_mul_ps(_mm512_load_ps(row + j), share);
+        narrow(out + j, _mm512_fmadd_ps(x, _mm512_loadu_ps(weight + j), _mm512_loadu_ps(bias + j)));
+    }
+}
+
+// words, places: float tables of rows of hidden; ids and positions: which rows to add for each token.
+void embed(
+    const int64_t *ids, const int64_t *positions, const float *words, const float *places, bf16 *out,
+    const float *weight, const float *bias, long rows, long hidden, float eps
+) {
+    float row[WIDEST] __attribute__((aligned(64)));
+    for (long i = 0; i < rows; i++, out += hidden) {
+        const float *word = words + ids[i] * hidden, *place = places + positions[i] * hidden;
+        __m512 sum = _mm512_setzero_ps();
+        for (long j = 0; j < hidden; j += LANES) {
+            __m512 x = _mm512_add_ps(_mm512_loadu_ps(word + j), _mm512_loadu_ps(place + j));
+            sum = _mm512_add_ps(sum, x);
+            _mm512_store_ps(row + j, x);
+        }
+        normalise(row, sum, out, weight, bias, hidden, eps);
+    }
+}
+
 // states, out: bf16 [rows, hidden]; weight, bias: float [hidden]; hidden a multiple of 16, at most 4096.
 void layer_norm(
     const bf16 *states, bf16 *out, const float *weight, const float *bias, long rows, long hidden, float eps
 ) {
     float row[WIDEST] __attribute__((aligned(64)));
     for (long i = 0; i < rows; i++, states += hidden, out += hidden) {
-        __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+        __m512 sum = _mm512_setzero_ps();
         for (long j = 0; j < hidden; j += LANES) {
             __m512 x = widen(states + j);
             sum = _mm512_add_ps(sum, x);
             _mm512_store_ps(row + j, x);
         }
-        const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / (float)hidden);
-        for (long j = 0; j < hidden; j += LANES) {
-            __m512 x = _mm512_sub_ps(_mm512_load_ps(row + j), mean);
-            squares = _mm512_fmadd_ps(x, x, squares);
-            _mm512_store_ps(row + j, x);
-        }
-        const float variance = _mm512_reduce_add_ps(squares) / (float)hidden + eps;
-        const __m512 share = _mm512_set1_ps(1.0f / __builtin_sqrtf(variance));
-        for (long j = 0; j < hidden; j += LANES) {
-            __m512 x = _mm512_mul_ps(_mm512_load_ps(row + j), share);
-            narrow(out + j, _mm512_fmadd_ps(x, _mm512_loadu_ps(weight + j), _mm512_loadu_ps(bias + j)));
-        }
+        normalise(row, sum, out, weight, bias, hidden, eps);
     }
 }

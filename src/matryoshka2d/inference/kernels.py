@@ -1,4 +1,4 @@
-"""Compiled attention and LayerNorm for bf16, where the processor and a C compiler allow; never required.
+"""Compiled attention, embeddings and LayerNorm for bf16, where a machine allows; never required.
 
 Short texts leave a library's kernels mostly idle: a softmax over eleven scores is all overhead. The C file
 beside this one does attention in one pass over the queries, keys and values as they lie in memory. It is
@@ -54,7 +54,9 @@ class Kernels:
         self._attention.argtypes = [pointer, pointer, number, number, number, number, real]
         self._layer_norm = loaded.layer_norm
         self._layer_norm.argtypes = [pointer, pointer, pointer, pointer, number, number, real]
-        self._attention.restype = self._layer_norm.restype = None
+        self._embed = loaded.embed
+        self._embed.argtypes = [*[pointer] * 7, number, number, real]
+        self._attention.restype = self._layer_norm.restype = self._embed.restype = None
 
     @staticmethod
     def attends(dtype: torch.dtype, width: int, length: int) -> bool:
@@ -90,6 +92,31 @@ class Kernels:
         rows, hidden = states.shape
         pointers = (tensor.data_ptr() for tensor in (states, out, weight, bias))
         self._layer_norm(*pointers, rows, hidden, eps)
+        return out
+
+    def embed(
+        self, ids: Tensor, positions: Tensor, tables: tuple[Tensor, Tensor], norm: list[Tensor], eps: float
+    ) -> Tensor:
+        """Return the LayerNorm of the sum of two rows for each token, bf16 [tokens, hidden].
+
+        Parameters
+        ----------
+        ids, positions
+            int64 [tokens], contiguous: rows of the first and of the second table.
+        tables
+            float32 [rows, hidden] each, contiguous.
+        norm
+            Weight and bias, float32 [hidden].
+        eps
+            That of the norm.
+        """
+        words, places = tables
+        for rows, table in ((ids, words), (positions, places)):
+            if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(table):
+                raise IndexError(f"rows {int(rows.min())} to {int(rows.max())} of a table of {len(table)}")
+        out = torch.empty((len(ids), words.shape[1]), dtype=torch.bfloat16)
+        pointers = (tensor.data_ptr() for tensor in (ids, positions, words, places, out, *norm))
+        self._embed(*pointers, *out.shape, eps)
         return out
 
 

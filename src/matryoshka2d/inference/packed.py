@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -77,7 +78,7 @@ class PackedLayers:
 
     def __call__(self, tokens: Tokens, groups: Groups, layers: int) -> Tensor:
         """Return the token states [total, hidden] after so many layers."""
-        states = self.embeddings(torch.from_numpy(tokens.ids), groups)
+        states = self.embeddings(tokens, groups, self.kernels)
         for layer in self.layers[:layers]:
             states = layer(states, groups, self.heads, self.kernels)
         return states
@@ -100,17 +101,25 @@ class _Embeddings:
     def bytes(self) -> int:
         return sum(table.nbytes for table in (self.word, self.position))
 
-    def __call__(self, ids: Tensor, groups: Groups) -> Tensor:
-        states = self.word[ids]
+    def __call__(self, tokens: Tokens, groups: Groups, kernels: Kernels | None) -> Tensor:
+        ids = torch.from_numpy(tokens.ids)
+        positions = self._positions(tokens, ids, groups)
+        if kernels is not None and kernels.normalises(self.dtype, self.word.shape[1]):
+            tables = (self.word, self.position)
+            return kernels.embed(ids, positions, tables, self.norm.exact, self.norm.eps)
+        return self.norm(self.word[ids] + self.position[positions], None).to(self.dtype)
+
+    def _positions(self, tokens: Tokens, ids: Tensor, groups: Groups) -> Tensor:
+        """Return the position of each token in its text, int64 [total]."""
+        if self.padding is None:
+            starts = np.cumsum(tokens.lengths) - tokens.lengths
+            return torch.from_numpy(np.arange(len(tokens.ids)) - np.repeat(starts, tokens.lengths))
+        positions = torch.empty_like(ids)
         for start, texts, length in groups.spans:
-            stop = start + texts * length
-            if self.padding is None:
-                states[start:stop].view(texts, length, -1).add_(self.position[:length])
-            else:
-                written = ids[start:stop].view(texts, length) != self.padding
-                places = torch.cumsum(written, dim=1) * written + self.padding
-                states[start:stop].view(texts, length, -1).add_(self.position[places])
-        return self.norm(states, None).to(self.dtype)
+            span = slice(start, start + texts * length)
+            written = (ids[span] != self.padding).view(texts, length)
+            positions[span] = (torch.cumsum(written, dim=1) * written + self.padding).flatten()
+        return positions
 
 
 class _Layer:

@@ -1,0 +1,432 @@
+"""Engines against peers on the same texts, in one run; what each depth costs; a million texts, killed twice.
+
+    python benchmarks/inference.py --sts STSB.tsv --long CORPUS.jsonl [--parts peers,depths] [--peers FOLDER]
+
+Short texts are the distinct sentences of an STS file, long ones the texts of a BEIR corpus. Peers that need
+other versions of the libraries get environments of their own, made in the folder of --peers. Every part
+writes its figures into results/inference.json as soon as it has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from machine import facts
+from matryoshka2d.cli.common import quiet_libraries
+from matryoshka2d.default_model import default_model_path
+from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.evaluation import read_sts
+from matryoshka2d.inference import kernels, open_engine, packed
+from matryoshka2d.inference.batching import BatchingEngine
+from matryoshka2d.inference.graphs import graph_files
+
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "inference.json"
+PEERS_FILE = Path(__file__).resolve().with_name("inference_peers.py")
+OURS = (("torch", "bf16"), ("torch", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "int8"))
+FULL = "6x384"
+
+
+# --- texts -----------------------------------------------------------------------------------------
+
+
+def inputs(arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """Return the three inputs; all texts distinct."""
+    (one,) = read_sts(arguments.sts)
+    short = list(dict.fromkeys((*one.sentence1, *one.sentence2)))
+    lines = Path(arguments.long).read_text(encoding="utf-8").splitlines()
+    long = list(dict.fromkeys(json.loads(line)["text"] for line in lines))[: arguments.long_texts]
+    mixed = [*short[: len(long)], *long]
+    random.Random(0).shuffle(mixed)
+    return {"short": short[: arguments.short_texts], "mixed": mixed, "long": long}
+
+
+# --- throughput, memory and the first vector ---------------------------------------------------------
+
+
+def peers(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[str, Any]:
+    """Measure every peer and every engine of ours, each in a process of its own, one after the other."""
+    exact = open_engine("default", "torch", "fp32")
+    reference = {name: exact.embed(part) for name, part in texts.items()}
+    encoder = ElasticEncoder(default_model_path(), device="cpu")
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        job = {
+            "model": default_model_path(),
+            "limit": encoder.max_seq_length,
+            "graph": str(graph_files(encoder)[6]),
+            "inputs": texts,
+            "batch_sizes": [32, 128],
+            "rounds": arguments.rounds,
+        }
+        path = Path(scratch, "job.json")
+        path.write_text(json.dumps(job), encoding="utf-8")
+        calibration = [*texts["short"][-256:], *texts["long"][-64:]]
+        for engine, precision in OURS:
+            if precision == "int8":
+                open_engine("default", engine, "int8", calibration=calibration)
+        for name, command in _commands(arguments, path):
+            print(name, flush=True)
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                rows[name] = {"error": done.stderr.strip().splitlines()[-1:]}
+                continue
+            rows[name] = json.loads(done.stdout.strip().splitlines()[-1])
+            rows[name]["agreement"] = {
+                part: _agreement(np.load(Path(scratch, f"{name}-{part}.npy")), reference[part])
+                for part in texts
+            }
+            print(json.dumps(rows[name]["texts_per_second"]), flush=True)
+    return rows
+
+
+def _commands(arguments: argparse.Namespace, job: Path) -> Iterator[tuple[str, list[str]]]:
+    for engine, precision in OURS:
+        yield f"{engine} {precision}", [sys.executable, __file__, "--worker", engine, precision, str(job)]
+    here, optimum, angle = sys.executable, *(_environment(arguments.peers, *peer) for peer in ENVIRONMENTS)
+    for name, python in (
+        ("sentence-transformers fp32", here),
+        ("sentence-transformers bf16", here),
+        ("ONNX Runtime", here),
+        ("sentence-transformers ONNX", optimum),
+        ("sentence-transformers OpenVINO", optimum),
+        ("AnglE", angle),
+    ):
+        yield name, [str(python), str(PEERS_FILE), name, str(job)]
+
+
+ENVIRONMENTS = (("st", "sentence-transformers[onnx,openvino]"), ("angle", "angle-emb"))
+
+
+def _environment(folder: Path, name: str, requirement: str) -> Path:
+    """Return the Python of a peer's environment, made if it is not there."""
+    python = folder / name / "bin" / "python"
+    if not python.is_file():
+        subprocess.run([sys.executable, "-m", "venv", folder / name], check=True)
+        torch_version = torch.__version__.partition("+")[0]
+        install = [python, "-m", "pip", "install", "--quiet", f"torch=={torch_version}", requirement]
+        subprocess.run(install, check=True)
+    return python
+
+
+def worker(engine: str, precision: str, path: Path) -> None:
+    """Measure one engine of ours as a peer is measured."""
+    started = time.perf_counter() - _age()
+    job = json.loads(path.read_text(encoding="utf-8"))
+    opened = open_engine("default", engine, precision)
+    opened.embed(["The first vector."])
+    first = time.perf_counter() - started
+    speeds = {}
+    for name, texts in job["inputs"].items():
+        for _ in range(2):
+            opened.embed(texts)
+        taken = [seconds(lambda texts=texts: opened.embed(texts)) for _ in range(job["rounds"])]
+        speeds[name] = {"auto": len(texts) / min(taken)}
+        np.save(path.parent / f"{engine} {precision}-{name}.npy", opened.embed(texts))
+    from inference_peers import peak_megabytes
+
+    print(
+        json.dumps(
+            {"first_vector_seconds": first, "texts_per_second": speeds, "peak_megabytes": peak_megabytes()}
+        )
+    )
+
+
+def _age() -> float:
+    """Return for how many seconds this process has been running."""
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
+
+
+def _agreement(vectors: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+    cosines = np.einsum("ij,ij->i", vectors, reference)
+    return {"lowest": float(cosines.min()), "mean": float(cosines.mean())}
+
+
+# --- what a depth costs, and where the time goes -----------------------------------------------------
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def best(work: Callable[[], object], rounds: int) -> float:
+    """Return the least seconds of several calls."""
+    return min(seconds(work) for _ in range(rounds))
+
+
+def depths(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[str, Any]:
+    """Measure every depth on tokens and end to end, and the share of the matrix peak."""
+    engine = opened("torch", "bf16")
+    rows: dict[str, Any] = {}
+    for name in ("short", "long"):
+        part = texts[name]
+        tokens = engine.tokenizer(part)
+        engine.embed(part)
+        taken: dict[str, dict[int, list[float]]] = {"tokens": {}, "text": {}}
+        for _ in range(arguments.rounds):
+            for layers in range(1, engine.depth + 1):
+                size = f"{layers}x{engine.width}"
+                taken["tokens"].setdefault(layers, []).append(
+                    seconds(lambda tokens=tokens, size=size: engine.embed_tokens(tokens, size))
+                )
+                taken["text"].setdefault(layers, []).append(
+                    seconds(lambda part=part, size=size: engine.embed(part, size))
+                )
+        speed = {
+            kind: {layers: len(part) / min(times) for layers, times in by_layer.items()}
+            for kind, by_layer in taken.items()
+        }
+        rows[name] = {
+            "texts": len(part),
+            "tokens_per_text": float(tokens.lengths.mean()),
+            "texts_per_second": speed,
+            "ratio_to_full": {
+                kind: {layers: value / by_layer[engine.depth] for layers, value in by_layer.items()}
+                for kind, by_layer in speed.items()
+            },
+            "tokenizer_texts_per_second": len(part)
+            / best(lambda part=part: engine.tokenizer(part), arguments.rounds),
+            "teraflops": flops(tokens.lengths, engine) / min(taken["tokens"][engine.depth]) / 1e12,
+        }
+    peak = matrix_peak()
+    for name in ("short", "long"):
+        rows[name]["share_of_peak"] = rows[name]["teraflops"] / peak
+    return {**rows, "matrix_peak_teraflops": peak, "profile": profile(texts["short"], engine)}
+
+
+def opened(engine: str, precision: str) -> BatchingEngine:
+    """Return an engine of the default model."""
+    found = open_engine("default", engine, precision)
+    assert isinstance(found, BatchingEngine)
+    return found
+
+
+def flops(lengths: np.ndarray, engine: BatchingEngine) -> float:
+    """Return the floating point operations of the matrix products at full size."""
+    hidden = engine.width
+    linear = 2 * 12 * hidden * hidden * lengths.sum()
+    attention = 2 * 2 * hidden * (lengths.astype(np.float64) ** 2).sum()
+    return float(engine.depth * (linear + attention))
+
+
+def matrix_peak() -> float:
+    """Return the bf16 teraflops of large matrix products, one on each core."""
+    size, threads, times = 2048, torch.get_num_threads(), 8
+    together = threading.Barrier(threads)
+
+    def multiply(_: int) -> float:
+        torch.set_num_threads(1)
+        left, right = torch.randn(size, size).bfloat16(), torch.randn(size, size).bfloat16()
+        with torch.inference_mode():
+            left @ right
+            together.wait()
+            return seconds(lambda: [left @ right for _ in range(times)])
+
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        taken = max(pool.map(multiply, range(threads)))
+    torch.set_num_threads(before)
+    return threads * times * 2 * size**3 / taken / 1e12
+
+
+def profile(texts: Sequence[str], engine: BatchingEngine) -> dict[str, float]:
+    """Return the share of the time on one core of each kind of work, at full size."""
+    spent: dict[str, float] = {}
+
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            result = call(*given, **options)
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+            return result
+
+        return run
+
+    named = {
+        "linear": (packed._Linear, "__call__"),
+        "linear with GELU": (packed._Linear, "gelu"),
+        "linear with residual": (packed._Linear, "plus"),
+        "LayerNorm": (packed._Norm, "__call__"),
+        "embeddings, LayerNorm included": (packed._Embeddings, "__call__"),
+    }
+    before = {name: getattr(owner, method) for name, (owner, method) in named.items()}
+    attention = packed._attention
+    tokens = engine.tokenizer(texts)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name, (owner, method) in named.items():
+            setattr(owner, method, timed(name, before[name]))
+        packed._attention = timed("attention", attention)
+        batches = [tokens.take(rows) for rows in engine._batches(tokens)]
+        whole = seconds(lambda: [engine.runner.run(batch, engine.depth) for batch in batches])
+    finally:
+        for name, (owner, method) in named.items():
+            setattr(owner, method, before[name])
+        packed._attention = attention
+        torch.set_num_threads(threads)
+    shares = {name: value / whole for name, value in spent.items()}
+    return {**shares, "the rest: pooling, bookkeeping": 1 - sum(shares.values())}
+
+
+# --- one query, many callers -------------------------------------------------------------------------
+
+
+def latency(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[str, Any]:
+    """Measure one query at a time, and many callers with one text each."""
+    engine = opened("torch", "bf16")
+    queries = texts["short"][: arguments.queries]
+    rows: dict[str, Any] = {"milliseconds": {}, "callers": {}}
+    for layers in (1, 3, 6):
+        size = f"{layers}x{engine.width}"
+        for query in queries[:20]:
+            engine.embed([query], size)
+        taken = [
+            1000 * seconds(lambda query=query, size=size: engine.embed([query], size)) for query in queries
+        ]
+        rows["milliseconds"][size] = {"p50": statistics.median(taken), "p99": float(np.percentile(taken, 99))}
+    encoder = ElasticEncoder(default_model_path(), device="cpu")
+    for query in queries[:20]:
+        encoder.encode(query)
+    taken = [1000 * seconds(lambda query=query: encoder.encode(query)) for query in queries]
+    rows["milliseconds"]["sentence-transformers fp32"] = {
+        "p50": statistics.median(taken),
+        "p99": float(np.percentile(taken, 99)),
+    }
+    for callers in (1, 2, 8, 32):
+        with ThreadPoolExecutor(callers) as pool:
+            list(pool.map(lambda text: engine.embed([text]), queries[:64]))
+            spent = seconds(lambda: list(pool.map(lambda text: engine.embed([text]), queries)))
+        rows["callers"][callers] = len(queries) / spent
+    return rows
+
+
+# --- a corpus larger than memory ---------------------------------------------------------------------
+
+
+def corpus(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[str, Any]:
+    """Embed distinct recombined sentences through the command line: unbroken, then killed and resumed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch, "corpus.jsonl")
+        with source.open("w", encoding="utf-8") as file:
+            for i, text in enumerate(recombined(texts["short"], arguments.rows)):
+                file.write(json.dumps({"id": i, "text": text}) + "\n")
+        whole, broken = Path(scratch, "whole"), Path(scratch, "broken")
+        taken, memory = encode(source, whole, arguments.size)
+        killed = []
+        for share in (0.3, 0.7):
+            parts = round(share * len(list(whole.glob("part-*"))))
+            encode(source, broken, arguments.size, kill_at=parts)
+            killed.append(len(list(broken.glob("part-*"))))
+        encode(source, broken, arguments.size)
+        return {
+            "rows": arguments.rows,
+            "size": arguments.size,
+            "seconds": taken,
+            "rows_per_second": arguments.rows / taken,
+            "megabytes_at_each_tenth": memory,
+            "shards_found_after_each_kill": killed,
+            "shards": len(list(whole.glob("part-*"))),
+            "identical": hashes(whole) == hashes(broken),
+        }
+
+
+def recombined(sentences: Sequence[str], count: int) -> Iterator[str]:
+    """Yield distinct texts: the first half of one sentence and the second half of another."""
+    words = [sentence.split() for sentence in sentences]
+    rng, seen = random.Random(0), set[str]()
+    while len(seen) < count:
+        first, second = rng.choice(words), rng.choice(words)
+        text = " ".join([*first[: (len(first) + 1) // 2], *second[len(second) // 2 :]])
+        if text not in seen:
+            seen.add(text)
+            yield text
+
+
+def encode(source: Path, output: Path, size: str, kill_at: int | None = None) -> tuple[float, list[int]]:
+    """Run the command; returns its seconds and its memory in megabytes at each tenth of the time."""
+    import psutil
+
+    command = [sys.executable, "-m", "matryoshka2d", "encode", "default", str(source), str(output)]
+    start = time.perf_counter()
+    process = subprocess.Popen([*command, "--size", size, "--precision", "bf16", "-q"])
+    watched, memory = psutil.Process(process.pid), []
+    while process.poll() is None:
+        time.sleep(0.2)
+        try:
+            memory.append(watched.memory_info().rss // 2**20)
+        except psutil.Error:
+            break
+        if kill_at is not None and len(list(output.glob("part-*"))) >= kill_at:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    code = process.wait()
+    assert code == (0 if kill_at is None else -signal.SIGKILL), code
+    tenths = [max(part) for part in np.array_split(memory, 10) if len(part)]
+    return time.perf_counter() - start, [int(value) for value in tenths]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return name → hash of every file of a folder."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+# --- the run -----------------------------------------------------------------------------------------
+
+PARTS = {"peers": peers, "depths": depths, "latency": latency, "corpus": corpus}
+
+
+def main() -> None:
+    """Run the parts and write their figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sts", help="an STS file: short texts")
+    parser.add_argument("--long", help="corpus.jsonl of a BEIR set: long texts")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--peers", type=Path, default=Path("build/peers"), help="their environments")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--short-texts", type=int, default=4000)
+    parser.add_argument("--long-texts", type=int, default=400)
+    parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--size", default="3x128", help="the size at which the corpus is embedded")
+    parser.add_argument("--worker", nargs=3, metavar=("ENGINE", "PRECISION", "JOB"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    quiet_libraries()
+    if arguments.worker:
+        worker(arguments.worker[0], arguments.worker[1], Path(arguments.worker[2]))
+        return
+    texts = inputs(arguments)
+    for part in arguments.parts.split(","):
+        result = {**facts(), "kernels": kernels.load_kernels() is not None, "command": " ".join(sys.argv)}
+        result["figures"] = PARTS[part](arguments, texts)
+        whole = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+        RESULTS.write_text(json.dumps({**whole, part: result}, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps({part: result}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
