@@ -27,7 +27,7 @@ def compiled() -> Kernels:
 @settings(deadline=None, max_examples=40)
 @given(
     texts=st.integers(1, 5),
-    length=st.one_of(st.integers(1, 40), st.sampled_from([100, 111, 112])),
+    length=st.one_of(st.integers(1, 40), st.sampled_from([100, 112, 255, 256, 511, 512])),
     heads=st.integers(1, 4),
     width=st.sampled_from([32, 64]),
     spread=st.sampled_from([0.1, 1.0, 10.0]),
@@ -39,9 +39,11 @@ def test_attention(compiled: Kernels, texts: int, length: int, heads: int, width
     compiled.attention(qkv, out, texts, length, heads)
     query, key, value = qkv.float().view(texts, length, 3, heads, width).permute(2, 0, 3, 1, 4)
     exact = torch.nn.functional.scaled_dot_product_attention(query, key, value)
-    expected = exact.transpose(1, 2).reshape(out.shape)
-    # Products are exact and sums are fp32; what is left is the rounding of the result to bf16.
-    torch.testing.assert_close(out.float(), expected, rtol=0.008, atol=0.002 * spread)
+    parts = (part.bfloat16() for part in (query, key, value))
+    usual = torch.nn.functional.scaled_dot_product_attention(*parts).float()
+    # No further from exact than the library's own attention in bf16, but for one rounding of the result.
+    allowed = 1.5 * (usual - exact).abs().max() + exact.abs().max() / 256
+    assert (out.float() - exact.transpose(1, 2).reshape(out.shape)).abs().max() <= allowed
 
 
 @settings(deadline=None, max_examples=30)

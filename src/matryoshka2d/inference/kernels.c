@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define LANES 16
 #define LONGEST 512
@@ -117,21 +119,162 @@ __attribute__((always_inline)) static inline void attend(
     }
 }
 
+#ifdef __AMX_BF16__
+
+#define TILE 16
+#define PADDED (LONGEST + 2 * TILE)
+
+// Every tile holds 16 rows of 64 bytes: 16 x 32 bf16, or 16 x 16 float.
+static void configure_tiles(void) {
+    struct {
+        uint8_t palette, first_row, unused[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } config __attribute__((aligned(64))) = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        config.bytes[i] = 64;
+        config.rows[i] = TILE;
+    }
+    _tile_loadconfig(&config);
+}
+
+// Two rows of 32 bf16 as one row of pairs for the first 16 columns, and one for the others.
+static inline void interleave(__m512i even, __m512i odd, __m512i *first, __m512i *second) {
+    int16_t low[32] __attribute__((aligned(64))), high[32] __attribute__((aligned(64)));
+    for (int i = 0; i < 16; i++) {
+        low[2 * i] = (int16_t)i;
+        low[2 * i + 1] = (int16_t)(32 + i);
+        high[2 * i] = (int16_t)(16 + i);
+        high[2 * i + 1] = (int16_t)(48 + i);
+    }
+    *first = _mm512_permutex2var_epi16(even, _mm512_load_si512(low), odd);
+    *second = _mm512_permutex2var_epi16(even, _mm512_load_si512(high), odd);
+}
+
+// One head of one longer text on the matrix unit: sixteen queries against sixteen keys at a time.
+__attribute__((always_inline)) static inline void attend_in_tiles(
+    const bf16 *query, const bf16 *key, const bf16 *value, bf16 *out, long length, long from, long to,
+    float scale, const int width
+) {
+    static __thread bf16 keys[PADDED * 64] __attribute__((aligned(64)));
+    static __thread bf16 values[PADDED * 64] __attribute__((aligned(64)));
+    static __thread float scores[TILE * PADDED] __attribute__((aligned(64)));
+    static __thread bf16 weights[TILE * PADDED] __attribute__((aligned(64)));
+    bf16 rows[TILE * 64] __attribute__((aligned(64)));
+    float sums[TILE * TILE] __attribute__((aligned(64))), shares[TILE];
+    const int steps = width / 32, parts = width / TILE;
+    const long padded = (length + 31) / 32 * 32;
+    // Keys of each block as [pair of dims][key], values as [pair of keys][dim].
+    for (long first = 0; first < padded; first += TILE)
+        for (int step = 0; step < steps; step++) {
+            __m512i r[LANES];
+            for (int i = 0; i < LANES; i++)
+                r[i] = first + i < length ? _mm512_loadu_si512(key + (first + i) * from + 32 * step)
+                                          : _mm512_setzero_si512();
+            transpose(r);
+            for (int i = 0; i < LANES; i++) _mm512_store_si512(keys + (first * steps + TILE * step + i) * 32, r[i]);
+        }
+    for (long first = 0; first < padded; first += 2)
+        for (int step = 0; step < steps; step++) {
+            __m512i even = first < length ? _mm512_loadu_si512(value + first * from + 32 * step) : _mm512_setzero_si512();
+            __m512i odd =
+                first + 1 < length ? _mm512_loadu_si512(value + (first + 1) * from + 32 * step) : _mm512_setzero_si512();
+            __m512i one, other;
+            interleave(even, odd, &one, &other);
+            bf16 *place = values + first / 32 * 32 * width + first % 32 / 2 * 32;
+            _mm512_store_si512(place + (2 * step) * 16 * 32, one);
+            _mm512_store_si512(place + (2 * step + 1) * 16 * 32, other);
+        }
+    for (long first = 0; first < length; first += TILE) {
+        const long queries = length - first < TILE ? length - first : TILE;
+        for (int i = 0; i < TILE; i++)
+            for (int step = 0; step < steps; step++)
+                _mm512_store_si512(
+                    rows + i * width + 32 * step,
+                    i < queries ? _mm512_loadu_si512(query + (first + i) * from + 32 * step) : _mm512_setzero_si512()
+                );
+        _tile_loadd(1, rows, width * 2);
+        if (steps == 2) _tile_loadd(2, rows + 32, width * 2);
+        for (long block = 0; block < padded; block += TILE) {
+            _tile_zero(0);
+            _tile_loadd(3, keys + block * steps * 32, 64);
+            _tile_dpbf16ps(0, 1, 3);
+            if (steps == 2) {
+                _tile_loadd(3, keys + (block * steps + TILE) * 32, 64);
+                _tile_dpbf16ps(0, 2, 3);
+            }
+            _tile_stored(0, scores + block, PADDED * 4);
+        }
+        for (int i = 0; i < TILE; i++) {
+            float *score = scores + i * PADDED;
+            bf16 *weight = weights + i * PADDED;
+            for (long j = length; j < padded; j++) score[j] = -3.0e38f;
+            __m512 largest = _mm512_load_ps(score);
+            for (long j = LANES; j < padded; j += LANES) largest = _mm512_max_ps(largest, _mm512_load_ps(score + j));
+            const __m512 shift = _mm512_set1_ps(-_mm512_reduce_max_ps(largest) * scale);
+            __m512 total = _mm512_setzero_ps();
+            for (long j = 0; j < padded; j += LANES) {
+                __m512 x = exp2_of(_mm512_fmadd_ps(_mm512_load_ps(score + j), _mm512_set1_ps(scale), shift));
+                total = _mm512_add_ps(total, x);
+                narrow(weight + j, x);
+            }
+            shares[i] = 1.0f / _mm512_reduce_add_ps(total);
+        }
+        for (int part = 0; part < parts; part++) {
+            _tile_zero(0);
+            for (long block = 0; block < padded; block += 32) {
+                _tile_loadd(1, weights + block, PADDED * 2);
+                _tile_loadd(2, values + block * width + part * 16 * 32, 64);
+                _tile_dpbf16ps(0, 1, 2);
+            }
+            _tile_stored(0, sums, TILE * 4);
+            for (int i = 0; i < queries; i++)
+                narrow(
+                    out + (first + i) * to + part * TILE,
+                    _mm512_mul_ps(_mm512_load_ps(sums + i * TILE), _mm512_set1_ps(shares[i]))
+                );
+        }
+    }
+}
+
+// Ask the kernel for the use of tiles; 0 if this process may.
+int permit_tiles(void) { return (int)syscall(SYS_arch_prctl, 0x1023, 18); }
+
+#else
+
+int permit_tiles(void) { return -1; }
+
+#endif
+
 // qkv: bf16 [texts * length, 3 * heads * width]; out: bf16 [texts * length, heads * width].
-// width is 32 or 64, length at most 512. scale holds 1 / sqrt(width) times log2(e).
+// width is 32 or 64, length at most 512. scale holds 1 / sqrt(width) times log2(e). tiles: whether to use them.
 void attention(
-    const bf16 *qkv, bf16 *out, long texts, long length, long heads, long width, float scale
+    const bf16 *qkv, bf16 *out, long texts, long length, long heads, long width, float scale, int tiles
 ) {
     const long hidden = heads * width;
+#ifdef __AMX_BF16__
+    if (tiles) configure_tiles();
+#endif
     for (long text = 0; text < texts; text++)
         for (long head = 0; head < heads; head++) {
             const bf16 *query = qkv + text * length * 3 * hidden + head * width;
+            const bf16 *key = query + hidden, *value = query + 2 * hidden;
             bf16 *target = out + text * length * hidden + head * width;
-            if (width == 32)
-                attend(query, query + hidden, query + 2 * hidden, target, length, 3 * hidden, hidden, scale, 32);
-            else
-                attend(query, query + hidden, query + 2 * hidden, target, length, 3 * hidden, hidden, scale, 64);
+#ifdef __AMX_BF16__
+            if (tiles) {
+                if (width == 32) attend_in_tiles(query, key, value, target, length, 3 * hidden, hidden, scale, 32);
+                else attend_in_tiles(query, key, value, target, length, 3 * hidden, hidden, scale, 64);
+                continue;
+            }
+#endif
+            if (width == 32) attend(query, key, value, target, length, 3 * hidden, hidden, scale, 32);
+            else attend(query, key, value, target, length, 3 * hidden, hidden, scale, 64);
         }
+#ifdef __AMX_BF16__
+    if (tiles) _tile_release();
+#else
+    (void)tiles;
+#endif
 }
 
 // row: float [hidden], overwritten; sum: its values, summed lane by lane.

@@ -30,8 +30,11 @@ SWITCH = "MATRYOSHKA2D_KERNELS"
 _SOURCE = Path(__file__).with_suffix(".c")
 _FLAGS = ("-O3", "-march=native", "-fno-strict-aliasing", "-shared", "-fPIC")
 _WIDTHS = (32, 64)
-# Beyond this length the library's blockwise attention is the faster one.
+# Up to this length vector registers beat the matrix unit (AMX).
+_SHORT = 40
+# Beyond this length the library's blockwise attention is the faster one, or the only one.
 _LONGEST = 112
+_LONGEST_IN_TILES = 512
 _WIDEST = 4096
 _LANES = 16
 
@@ -51,17 +54,19 @@ class Kernels:
         loaded = ctypes.CDLL(str(library))
         pointer, number, real = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
         self._attention = loaded.attention
-        self._attention.argtypes = [pointer, pointer, number, number, number, number, real]
+        self._attention.argtypes = [pointer, pointer, number, number, number, number, real, ctypes.c_int]
         self._layer_norm = loaded.layer_norm
         self._layer_norm.argtypes = [pointer, pointer, pointer, pointer, number, number, real]
+        # A processor without AMX, or a kernel that does not let this process use it, does without.
+        self.tiles = loaded.permit_tiles() == 0
         self._embed = loaded.embed
         self._embed.argtypes = [*[pointer] * 7, number, number, real]
         self._attention.restype = self._layer_norm.restype = self._embed.restype = None
 
-    @staticmethod
-    def attends(dtype: torch.dtype, width: int, length: int) -> bool:
+    def attends(self, dtype: torch.dtype, width: int, length: int) -> bool:
         """Whether heads of this width and texts of this length are worth the compiled attention."""
-        return dtype == torch.bfloat16 and width in _WIDTHS and length <= _LONGEST
+        longest = _LONGEST_IN_TILES if self.tiles else _LONGEST
+        return dtype == torch.bfloat16 and width in _WIDTHS and length <= longest
 
     def attention(self, qkv: Tensor, out: Tensor, texts: int, length: int, heads: int) -> None:
         """Write the attention of texts of one length.
@@ -78,7 +83,8 @@ class Kernels:
         assert qkv.is_contiguous() and out.is_contiguous() and len(qkv) == len(out) == texts * length
         width = out.shape[1] // heads
         scale = math.log2(math.e) / math.sqrt(width)
-        self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale)
+        tiles = self.tiles and length > _SHORT
+        self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale, tiles)
 
     @staticmethod
     def normalises(dtype: torch.dtype, hidden: int) -> bool:
