@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def _environment(folder: Path, name: str, requirement: str) -> Path:
     if not python.is_file():
         subprocess.run([sys.executable, "-m", "venv", folder / name], check=True)
         torch_version = torch.__version__.partition("+")[0]
-        install = [python, "-m", "pip", "install", "--quiet", f"torch=={torch_version}", requirement]
+        install = [str(python), "-m", "pip", "install", "--quiet", f"torch=={torch_version}", requirement]
         subprocess.run(install, check=True)
     return python
 
@@ -137,7 +138,7 @@ def worker(engine: str, precision: str, path: Path) -> None:
     for name, texts in job["inputs"].items():
         for _ in range(2):
             opened.embed(texts)
-        taken = [seconds(lambda texts=texts: opened.embed(texts)) for _ in range(job["rounds"])]
+        taken = [seconds(partial(opened.embed, texts)) for _ in range(job["rounds"])]
         speeds[name] = {"auto": len(texts) / min(taken)}
         np.save(path.parent / f"{engine} {precision}-{name}.npy", opened.embed(texts))
     from inference_peers import peak_megabytes
@@ -153,7 +154,7 @@ def _age() -> float:
     """Return for how many seconds this process has been running."""
     import psutil
 
-    return time.time() - psutil.Process().create_time()
+    return time.time() - float(psutil.Process().create_time())
 
 
 def _agreement(vectors: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -189,11 +190,9 @@ def depths(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[s
             for layers in range(1, engine.depth + 1):
                 size = f"{layers}x{engine.width}"
                 taken["tokens"].setdefault(layers, []).append(
-                    seconds(lambda tokens=tokens, size=size: engine.embed_tokens(tokens, size))
+                    seconds(partial(engine.embed_tokens, tokens, size))
                 )
-                taken["text"].setdefault(layers, []).append(
-                    seconds(lambda part=part, size=size: engine.embed(part, size))
-                )
+                taken["text"].setdefault(layers, []).append(seconds(partial(engine.embed, part, size)))
         speed = {
             kind: {layers: len(part) / min(times) for layers, times in by_layer.items()}
             for kind, by_layer in taken.items()
@@ -206,8 +205,7 @@ def depths(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[s
                 kind: {layers: value / by_layer[engine.depth] for layers, value in by_layer.items()}
                 for kind, by_layer in speed.items()
             },
-            "tokenizer_texts_per_second": len(part)
-            / best(lambda part=part: engine.tokenizer(part), arguments.rounds),
+            "tokenizer_texts_per_second": len(part) / best(partial(engine.tokenizer, part), arguments.rounds),
             "teraflops": flops(tokens.lengths, engine) / min(taken["tokens"][engine.depth]) / 1e12,
         }
     peak = matrix_peak()
@@ -303,14 +301,12 @@ def latency(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[
         size = f"{layers}x{engine.width}"
         for query in queries[:20]:
             engine.embed([query], size)
-        taken = [
-            1000 * seconds(lambda query=query, size=size: engine.embed([query], size)) for query in queries
-        ]
+        taken = [1000 * seconds(partial(engine.embed, [query], size)) for query in queries]
         rows["milliseconds"][size] = {"p50": statistics.median(taken), "p99": float(np.percentile(taken, 99))}
     encoder = ElasticEncoder(default_model_path(), device="cpu")
     for query in queries[:20]:
         encoder.encode(query)
-    taken = [1000 * seconds(lambda query=query: encoder.encode(query)) for query in queries]
+    taken = [1000 * seconds(partial(encoder.encode, query)) for query in queries]
     rows["milliseconds"]["sentence-transformers fp32"] = {
         "p50": statistics.median(taken),
         "p99": float(np.percentile(taken, 99)),
@@ -421,11 +417,22 @@ def main() -> None:
         return
     texts = inputs(arguments)
     for part in arguments.parts.split(","):
-        result = {**facts(), "kernels": kernels.load_kernels() is not None, "command": " ".join(sys.argv)}
+        result: dict[str, Any] = {
+            **facts(),
+            "kernels": kernels.load_kernels() is not None,
+            "command": _command(arguments, part),
+        }
         result["figures"] = PARTS[part](arguments, texts)
         whole = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
         RESULTS.write_text(json.dumps({**whole, part: result}, indent=1) + "\n", encoding="utf-8")
         print(json.dumps({part: result}, indent=1))
+
+
+def _command(arguments: argparse.Namespace, part: str) -> str:
+    """Return the command that makes this part again, without the folders of this machine."""
+    files = f"--sts {Path(arguments.sts).name} --long {Path(arguments.long).parent.name}/corpus.jsonl"
+    rows = f" --rows {arguments.rows} --size {arguments.size}" if part == "corpus" else ""
+    return f"benchmarks/inference.py {files} --parts {part} --rounds {arguments.rounds}{rows}"
 
 
 if __name__ == "__main__":

@@ -98,8 +98,8 @@ def depths(part: dict[str, Any]) -> str:
         tables += [
             f"### {name}: {row['texts']} texts of {row['tokens_per_text']:.1f} tokens",
             table(header, lines),
-            f"Full size: {row['teraflops']:.2f} TFLOP/s, {row['share_of_peak']:.0%} of the measured matrix peak "
-            f"({figures['matrix_peak_teraflops']:.2f}); the tokenizer alone: "
+            f"Full size: {row['teraflops']:.2f} TFLOP/s, {row['share_of_peak']:.0%} of the measured peak of "
+            f"matrix products ({figures['matrix_peak_teraflops']:.2f}); the tokenizer alone: "
             f"{row['tokenizer_texts_per_second']:,.0f} texts/s.",
         ]
     shares = [[name, f"{share:.1%}"] for name, share in figures["profile"].items()]
@@ -108,7 +108,7 @@ def depths(part: dict[str, Any]) -> str:
             "## What a depth costs (torch bf16)",
             measured(part),
             *tables,
-            "### Where the time goes, short texts, full size, one core",
+            "### Where the time goes: short texts, full size, one core",
             table(["", "share"], shares),
         ]
     )

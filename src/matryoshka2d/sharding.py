@@ -150,7 +150,9 @@ def encode_shards(
         "precision": engine.precision,
         "prompt_name": prompt_name,
         "suffix": suffix,
-        "vectors": hashlib.sha256(engine.embed([_PROBE], wanted, prompt_name=prompt_name)).hexdigest(),
+        "vectors": hashlib.sha256(
+            engine.embed([_PROBE], wanted, prompt_name=prompt_name).tobytes()
+        ).hexdigest(),
     }
     _begin(folder, manifest, overwrite=overwrite)
     found = 0

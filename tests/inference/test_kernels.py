@@ -53,7 +53,7 @@ def test_layer_norm(compiled: Kernels, rows: int, blocks: int, offset: float) ->
     states = (torch.randn(rows, 16 * blocks) + offset).bfloat16()
     weight, bias = torch.randn(16 * blocks), torch.randn(16 * blocks)
     expected = torch.nn.functional.layer_norm(states.float(), (16 * blocks,), weight, bias, 1e-12)
-    found = compiled.layer_norm(states, weight, bias, 1e-12)
+    found = compiled.layer_norm(states, [weight, bias], 1e-12)
     torch.testing.assert_close(found.float(), expected, rtol=0.008, atol=0.002)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -74,14 +74,14 @@ def encode(
     from matryoshka2d.inference import open_engine
 
     opened = open_engine(model, engine, precision, device, size=wanted, pooling=pooling)
-    common = {
+    common: dict[str, Any] = {
         "size": opened.size,
         "column": column,
         "prompt_name": prompt_name,
         "overwrite": overwrite,
         "show_progress_bar": not (quiet or json),
     }
-    summary = {
+    summary: dict[str, Any] = {
         "output": str(output),
         "size": str(opened.size),
         "engine": opened.name,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from matryoshka2d.cli.common import Json, Overwrite, Quiet, print_json
+
+if TYPE_CHECKING:
+    from matryoshka2d.quantisation import Vectors
 
 _SAMPLE = 1000
 
@@ -64,7 +67,7 @@ def quantise(
         )
 
 
-def _read(path: Path) -> object:
+def _read(path: Path) -> Vectors:
     import numpy as np
 
     from matryoshka2d.errors import UserError
@@ -77,7 +80,8 @@ def _read(path: Path) -> object:
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a .npy file of vectors: {error}") from error
     check_vectors(found)
-    return found
+    vectors: Vectors = found
+    return vectors
 
 
 def _check_width(width: int, other: int, path: Path | None) -> None:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,7 @@ def benchmark(
                     engine,
                     precision,
                     size,
-                    len(kept) / _seconds(lambda opened=opened, size=size: opened.embed(kept, size), rounds),
+                    len(kept) / _seconds(partial(opened.embed, kept, size), rounds),
                     1000 * _latency(opened, kept, size),
                     float(cosines.min()),
                     float(cosines.mean()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -44,6 +44,9 @@ class Engine(Protocol):
     @property
     def sizes(self) -> tuple[Size, ...]:
         """The sizes that the model shows by default; any other up to depth x width is served as well."""
+
+    def memory(self) -> Mapping[int, int]:
+        """Return layers → bytes of memory that serving this depth takes, for the depths ready to run."""
 
     def embed(
         self,

@@ -81,9 +81,10 @@ def fingerprint(encoder: ElasticEncoder) -> str:
     digest = hashlib.blake2b(_FORMAT, digest_size=12)
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().float().cpu().numpy()))
+        digest.update(tensor.detach().float().cpu().numpy().tobytes())
     digest.update(repr([repr(module) for module in encoder]).encode())
-    digest.update(encoder.base.config.to_json_string(use_diff=False).encode())
+    config: Any = encoder.base.config
+    digest.update(config.to_json_string(use_diff=False).encode())
     return digest.hexdigest()
 
 

@@ -91,12 +91,12 @@ class Kernels:
         """Whether rows of this width are worth the compiled LayerNorm."""
         return dtype == torch.bfloat16 and hidden % _LANES == 0 and hidden <= _WIDEST
 
-    def layer_norm(self, states: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    def layer_norm(self, states: Tensor, norm: list[Tensor], eps: float) -> Tensor:
         """Return the LayerNorm of bf16 [rows, hidden], contiguous; weight and bias are float32 [hidden]."""
-        assert states.is_contiguous() and weight.dtype == bias.dtype == torch.float32
+        assert states.is_contiguous() and all(part.dtype == torch.float32 for part in norm)
         out = torch.empty_like(states)
         rows, hidden = states.shape
-        pointers = (tensor.data_ptr() for tensor in (states, out, weight, bias))
+        pointers = (tensor.data_ptr() for tensor in (states, out, *norm))
         self._layer_norm(*pointers, rows, hidden, eps)
         return out
 

@@ -95,7 +95,8 @@ class _Embeddings:
             self.position += _weight(model, parts.token_type)[0]
         self.norm = _Norm(model.get_submodule(parts.embedding_norm), torch.float32)
         self.dtype = dtype
-        self.padding = int(model.config.pad_token_id or 0) if parts.positions_follow_padding else None
+        config: Any = model.config
+        self.padding = int(config.pad_token_id or 0) if parts.positions_follow_padding else None
 
     @property
     def bytes(self) -> int:
@@ -178,7 +179,7 @@ class _Norm:
 
     def __call__(self, states: Tensor, kernels: Kernels | None) -> Tensor:
         if kernels is not None and kernels.normalises(states.dtype, states.shape[1]):
-            return kernels.layer_norm(states, *self.exact, self.eps)
+            return kernels.layer_norm(states, self.exact, self.eps)
         return functional.layer_norm(states, self.weight.shape, self.weight, self.bias, self.eps)
 
 
@@ -192,7 +193,7 @@ class _Linear:
         self.weight = _copy(torch.cat([_tensor(linear, "weight") for linear in linears]), dtype)
         self.bias = _copy(torch.cat([_tensor(linear, "bias") for linear in linears]), dtype)
         self.bytes = self.weight.nbytes + self.bias.nbytes
-        self.fused = dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()
+        self.fused = dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         if self.fused:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, None)
 

@@ -171,7 +171,7 @@ class TextTokenizer:
 
 def _fast_tokenizer(transformer: Any, limit: int | None) -> Any | None:
     """Return a copy of the fast tokenizer that cuts at the limit and never pads, or None if there is none."""
-    backend = getattr(transformer.tokenizer, "_tokenizer", None)
+    backend: Any = getattr(transformer.tokenizer, "_tokenizer", None)
     plain_text = list(transformer.modality_config) == ["text"]
     changed = transformer.processing_kwargs or transformer.query_expansion
     if not hasattr(backend, "encode_batch_fast") or not plain_text or changed:
