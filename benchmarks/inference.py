@@ -2,9 +2,9 @@
 
     python benchmarks/inference.py --sts STSB.tsv --long CORPUS.jsonl [--parts peers,depths] [--peers FOLDER]
 
-Short texts are the distinct sentences of an STS file, long ones the texts of a BEIR corpus. Peers that need
-other versions of the libraries get environments of their own, made in the folder of --peers. Every part
-writes its figures into results/inference.json as soon as it has them.
+Short texts are the distinct sentences of an STS file, all splits; long ones the texts of a BEIR corpus.
+Peers that need other versions of the libraries get environments of their own, made in the folder of --peers.
+Every part writes its figures into results/inference.json as soon as it has them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FULL = "6x384"
 
 def inputs(arguments: argparse.Namespace) -> dict[str, list[str]]:
     """Return the three inputs; all texts distinct."""
-    (one,) = read_sts(arguments.sts)
+    (one,) = read_sts(arguments.sts, split=None)
     short = list(dict.fromkeys((*one.sentence1, *one.sentence2)))
     lines = Path(arguments.long).read_text(encoding="utf-8").splitlines()
     long = list(dict.fromkeys(json.loads(line)["text"] for line in lines))[: arguments.long_texts]
@@ -83,34 +83,49 @@ def peers(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[st
         for engine, precision in OURS:
             if precision == "int8":
                 open_engine("default", engine, "int8", calibration=calibration)
+        wanted = arguments.only.split(",") if arguments.only else None
         for name, command in _commands(arguments, path):
+            if wanted is not None and name not in wanted:
+                continue
             print(name, flush=True)
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                rows[name] = {"error": done.stderr.strip().splitlines()[-1:]}
-                continue
-            rows[name] = json.loads(done.stdout.strip().splitlines()[-1])
-            rows[name]["agreement"] = {
-                part: _agreement(np.load(Path(scratch, f"{name}-{part}.npy")), reference[part])
-                for part in texts
-            }
-            print(json.dumps(rows[name]["texts_per_second"]), flush=True)
+            rows[name] = _row(name, done, Path(scratch), reference)
+            print(json.dumps(rows[name]), flush=True)
+            # As soon as it is known: a run that is cut short keeps what it has.
+            write("peers", arguments, rows)
     return rows
 
 
+def _row(
+    name: str, done: subprocess.CompletedProcess[str], folder: Path, reference: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Return what a process said, with the agreement of its vectors; or how it failed."""
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]}
+    row: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    vectors = {part: np.load(folder / f"{name}-{part}.npy") for part in reference}
+    row["agreement"] = {part: _agreement(vectors[part], reference[part]) for part in reference}
+    return row
+
+
 def _commands(arguments: argparse.Namespace, job: Path) -> Iterator[tuple[str, list[str]]]:
-    for engine, precision in OURS:
-        yield f"{engine} {precision}", [sys.executable, __file__, "--worker", engine, precision, str(job)]
     here, optimum, angle = sys.executable, *(_environment(arguments.peers, *peer) for peer in ENVIRONMENTS)
+    ours = [
+        (f"{engine} {precision}", [here, __file__, "--worker", engine, precision, str(job)])
+        for engine, precision in OURS
+    ]
+    # The two that the first ratio is made of run one after the other.
+    yield ours[0]
     for name, python in (
+        ("sentence-transformers OpenVINO", optimum),
         ("sentence-transformers fp32", here),
         ("sentence-transformers bf16", here),
-        ("ONNX Runtime", here),
-        ("sentence-transformers ONNX", optimum),
-        ("sentence-transformers OpenVINO", optimum),
         ("AnglE", angle),
+        ("sentence-transformers ONNX", optimum),
+        ("ONNX Runtime", here),
     ):
         yield name, [str(python), str(PEERS_FILE), name, str(job)]
+    yield from ours[1:]
 
 
 ENVIRONMENTS = (("st", "sentence-transformers[onnx,openvino]"), ("angle", "angle-emb"))
@@ -403,6 +418,7 @@ def main() -> None:
     parser.add_argument("--long", help="corpus.jsonl of a BEIR set: long texts")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--peers", type=Path, default=Path("build/peers"), help="their environments")
+    parser.add_argument("--only", help="names of peers, with commas")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--short-texts", type=int, default=4000)
     parser.add_argument("--long-texts", type=int, default=400)
@@ -417,22 +433,29 @@ def main() -> None:
         return
     texts = inputs(arguments)
     for part in arguments.parts.split(","):
-        result: dict[str, Any] = {
-            **facts(),
-            "kernels": kernels.load_kernels() is not None,
-            "command": _command(arguments, part),
-        }
-        result["figures"] = PARTS[part](arguments, texts)
-        whole = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-        RESULTS.write_text(json.dumps({**whole, part: result}, indent=1) + "\n", encoding="utf-8")
-        print(json.dumps({part: result}, indent=1))
+        figures = PARTS[part](arguments, texts)
+        print(json.dumps(write(part, arguments, figures), indent=1))
+
+
+def write(part: str, arguments: argparse.Namespace, figures: dict[str, Any]) -> dict[str, Any]:
+    """Put the figures of a part into the file of results, with where and how they were measured."""
+    result: dict[str, Any] = {
+        **facts(),
+        "kernels": kernels.load_kernels() is not None,
+        "command": _command(arguments, part),
+        "figures": figures,
+    }
+    whole = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    RESULTS.write_text(json.dumps({**whole, part: result}, indent=1) + "\n", encoding="utf-8")
+    return result
 
 
 def _command(arguments: argparse.Namespace, part: str) -> str:
     """Return the command that makes this part again, without the folders of this machine."""
     files = f"--sts {Path(arguments.sts).name} --long {Path(arguments.long).parent.name}/corpus.jsonl"
     rows = f" --rows {arguments.rows} --size {arguments.size}" if part == "corpus" else ""
-    return f"benchmarks/inference.py {files} --parts {part} --rounds {arguments.rounds}{rows}"
+    texts = f"--short-texts {arguments.short_texts} --long-texts {arguments.long_texts}"
+    return f"benchmarks/inference.py {files} --parts {part} --rounds {arguments.rounds} {texts}{rows}"
 
 
 if __name__ == "__main__":

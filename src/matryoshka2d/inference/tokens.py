@@ -25,6 +25,8 @@ _CHARACTERS_PER_TOKEN = 8
 # Tokens that the head must have beyond the limit: how a text was cut shows in its last few tokens only.
 _MARGIN = 16
 _NO_LIMIT = 1_000_000
+# So few texts are tokenised one by one.
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,11 @@ class TextTokenizer:
     def _quickly(self, texts: list[str]) -> list[list[int]]:
         assert self._fast is not None
         heads = texts if self._limit is None else [_head(text, self._limit) for text in texts]
-        encodings = self._fast.encode_batch_fast(heads)
+        if len(heads) < _FEW:
+            # On this thread: waiting for the tokenizer's own would take longer than the work.
+            encodings = [self._fast.encode(head) for head in heads]
+        else:
+            encodings = self._fast.encode_batch_fast(heads)
         # A head that gave too few tokens was cut too early: the whole text is tokenised instead.
         short = [
             i
