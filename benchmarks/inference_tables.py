@@ -21,9 +21,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def measured(part: dict[str, Any]) -> str:
     """Say where, when and how a part was measured."""
     kernels = "compiled kernels" if part["kernels"] else "no compiled kernels"
+    note = f" {part['note']}" if "note" in part else ""
     return (
         f"{part['processor']}, {part['threads']} threads, {part['date']}, torch {part['torch']}, "
-        f"sentence-transformers {part['sentence-transformers']}, {kernels}: `python {part['command']}`"
+        f"sentence-transformers {part['sentence-transformers']}, {kernels}: `python {part['command']}`.{note}"
     )
 
 
@@ -36,7 +37,7 @@ def best(row: dict[str, Any], name: str) -> tuple[float, str]:
 
 def peers(part: dict[str, Any]) -> str:
     """Return the tables of speed and agreement, memory and start."""
-    rows = {name: row for name, row in part["figures"].items() if "error" not in row}
+    rows = {name: row for name, row in part["figures"].items() if "texts_per_second" in row}
     inputs = list(next(iter(rows.values()))["texts_per_second"])
     products = [row for peer, row in rows.items() if peer.startswith(PRODUCTS)]
     fastest = {name: max(best(row, name)[0] for row in products) for name in inputs}
@@ -59,6 +60,7 @@ def peers(part: dict[str, Any]) -> str:
             f"{row['first_vector_seconds']:.1f}",
         ]
         for name, row in rows.items()
+        if "agreement" in row
     ]
     failed = [f"{name}: {row['error']}" for name, row in part["figures"].items() if "error" in row]
     return "\n\n".join(
@@ -68,13 +70,22 @@ def peers(part: dict[str, Any]) -> str:
             "Each at its best batch size. Ratios: to the fastest sentence-transformers backend on the same "
             "input, and to sentence-transformers as it comes (fp32, batches of 32).",
             table(header, speed),
-            "## Agreement with fp32, memory and start",
-            "Lowest cosine over all texts of each input; peak memory of the process over all three inputs in "
-            "megabytes; seconds from the start of Python to the first vector.",
-            table(["", *inputs, "peak MB", "first vector s"], other),
+            *_agreement(inputs, other),
             *([f"Not measured: {'; '.join(failed)}"] if failed else []),
         ]
     )
+
+
+def _agreement(inputs: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return the section on agreement, memory and start, or nothing where none of it was measured."""
+    if not rows:
+        return []
+    return [
+        "## Agreement with fp32, memory and start",
+        "Lowest cosine over all texts of each input; peak memory of the process over all three inputs in "
+        "megabytes; seconds from the start of Python to the first vector.",
+        table(["", *inputs, "peak MB", "first vector s"], rows),
+    ]
 
 
 def depths(part: dict[str, Any]) -> str:
