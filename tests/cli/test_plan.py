@@ -187,11 +187,9 @@ def test_more_mistakes(
 ) -> None:
     assert "too deep" in refused("plan", model, "--sts", sts, "--sizes", "9x8", *QUICK)
     assert "expected at least 8" in refused("plan", model, "--texts", texts, *QUICK)
-    assert "no engine is called 'torc'" in refused(
-        "plan", model, "--sts", sts, *QUICK, "--engine", "torc", "-q"
-    )
+    assert "'torc'" in refused("plan", model, "--sts", sts, *QUICK, "--engine", "torc", "-q")
     assert "exists already" in refused("plan", model, "--sts", sts, "--output", texts.parent)
-    assert "expected one of auto, bf16" in refused("plan", model, "--sts", sts, "--engine-precision", "half")
+    assert "'half'" in refused("plan", model, "--sts", sts, "--engine-precision", "half", "-q")
     assert "not a folder of yours" in refused("evaluate", "default", "--sts", sts, "--save")
     assert "does not exist" in refused("plan", str(tmp_path / "none"), "--sts", sts)
     assert not (tmp_path / "out").exists()

@@ -21,6 +21,7 @@ from matryoshka2d.evaluation.quality import (
     sts_quality,
 )
 from matryoshka2d.evaluation.record import store_quality, stored_quality
+from matryoshka2d.quantisation import Quantiser
 from matryoshka2d.size import Size
 from tests.evaluation.fakes import FakeExits
 
@@ -156,6 +157,15 @@ def test_float32_is_kept_as_it_is_int8_nearly_and_binary_by_sign() -> None:
     assert float(signs[0] @ signs[1]) / 16 == pytest.approx(1 - 2 * hamming / 16)
     constant = np.full((3, 2), 0.5, dtype=np.float32)
     assert kept_as(constant, "int8") == pytest.approx(constant)
+
+
+def test_vectors_are_kept_as_the_quantiser_would_keep_them() -> None:
+    vectors = np.random.default_rng(1).normal(size=(50, 16)).astype(np.float32)
+    for precision in ("int8", "binary"):
+        quantiser = Quantiser.fit(vectors, precision)
+        steps = np.ptp(vectors, axis=0) / 255 if precision == "int8" else 0
+        apart = np.abs(kept_as(vectors, precision) - quantiser.decode(quantiser.encode(vectors)))
+        assert (apart <= steps + 1e-6).all()
 
 
 def test_quality_of_kept_vectors_is_held_against_the_full_size_as_float32() -> None:

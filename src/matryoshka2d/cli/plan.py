@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from matryoshka2d.cli.common import Device, Json, Overwrite, Pooling, Quiet, print_json, quiet_libraries, say
+from matryoshka2d.cli.common import (
+    Device,
+    EngineName,
+    Json,
+    Overwrite,
+    Pooling,
+    PrecisionChoice,
+    Quiet,
+    print_json,
+    quiet_libraries,
+    say,
+)
 
 if TYPE_CHECKING:
     from matryoshka2d.planning import Plan
@@ -54,10 +65,8 @@ def plan_command(
     sizes: Annotated[
         str | None, typer.Option(help="Sizes, as 1-6x8,16,32. Default: those the model was trained for.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="The engine whose cost is measured.")] = "auto",
-    engine_precision: Annotated[
-        str, typer.Option(help="The precision that the engine computes in: fp32, bf16 … or auto.")
-    ] = "auto",
+    engine: EngineName = "auto",
+    engine_precision: PrecisionChoice = "auto",
     memory: Annotated[
         bool,
         typer.Option("--memory", help="Measure peak memory too, some seconds a depth; --max-memory does."),

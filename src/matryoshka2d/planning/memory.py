@@ -92,8 +92,9 @@ def _peak() -> float:
 def _embed_and_print(folder: str, engine: str, precision: str, device: str) -> None:
     from matryoshka2d.inference import open_engine
 
-    opened = open_engine(folder, engine, precision, device or None)
-    opened.embed(json.load(sys.stdin))
+    texts = json.load(sys.stdin)
+    calibration = texts if precision == "int8" else None
+    open_engine(folder, engine, precision, device or None, calibration=calibration).embed(texts)
     print(_peak())
 
 

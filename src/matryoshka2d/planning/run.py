@@ -145,6 +145,7 @@ def plan(
     >>> made.quality.fidelity, made.rows[-1].kept
     (True, 1.0)
     """
+    from matryoshka2d.encoder import ElasticEncoder
     from matryoshka2d.inference import open_engine
     from matryoshka2d.planning.memory import measure_memory
 
@@ -153,8 +154,14 @@ def plan(
     sources = read_sources(sts=sts, retrieval=retrieval, texts=texts, time_on=time_on, split=split)
     check_before_loading(model, sources, sizes=sizes, save=save)
     encoder = _load(model, pooling, device)
-    by_name = isinstance(model, (str, Path)) and pooling is None
-    opened = open_engine(str(model) if by_name else encoder, engine, engine_precision, device)
+    opened = open_engine(
+        encoder if isinstance(model, ElasticEncoder) else str(model),
+        engine,
+        engine_precision,
+        device,
+        pooling=None if isinstance(model, ElasticEncoder) else pooling,
+        calibration=sources.to_time()[0] if engine_precision == "int8" else None,
+    )
     quality = measured_quality(
         encoder,
         sources,
@@ -170,7 +177,7 @@ def plan(
     if memory or limits.max_memory is not None:
         texts_held = sources.to_time()[0][:_IN_MEMORY]
         peaks = measure_memory(
-            encoder, layers, texts_held, engine=opened.name, precision=engine_precision, device=device
+            encoder, layers, texts_held, engine=opened.name, precision=opened.precision, device=device
         )
     costs = measured_costs(opened, layers, sources, memory=peaks, seconds=seconds)
     return Plan(limits, quality, costs, _name(model))
