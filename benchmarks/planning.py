@@ -170,6 +170,7 @@ def judge(plan: Plan, state: State) -> dict[str, Any]:
         "obeys_strictly": all(use <= 1 + 1e-9 for use in uses.values()),
         "obeying_sizes": len(obeying) + int(obeys(chosen, plan.budget)),
         "better": [str(size) for size in better],
+        "better_only_afresh": not any(row.size in better for row in plan.choice.obeying),
         "of_higher_quality": [str(size) for size in higher],
     }
 
@@ -260,6 +261,12 @@ def page(result: Mapping[str, Any]) -> str:
         f"- No measured size that obeys is better by the paired interval in **{result['none_better']} of "
         f"{count}**. Better is higher quality where the budget sets no floor, and less of the scarcest "
         "resource where it does.",
+        *[
+            f"  {one['budget']}: {', '.join(one['better'])} obeyed in the fresh measurements, not in those that "
+            "the plan went by: it stands on the limit."
+            for one in result["plans"]
+            if one["better"] and one["better_only_afresh"]
+        ],
         f"- {result['drawn_without_a_size']} more budgets were drawn that no size satisfies.",
         "- Largest over smallest median latency of the widths of one depth: "
         + ", ".join(f"{n} layers {ratio}" for n, ratio in result["p50_of_widths_max_over_min"].items())
