@@ -262,8 +262,8 @@ def page(result: Mapping[str, Any]) -> str:
         f"{count}**. Better is higher quality where the budget sets no floor, and less of the scarcest "
         "resource where it does.",
         *[
-            f"  {one['budget']}: {', '.join(one['better'])} obeyed in the fresh measurements, not in those that "
-            "the plan went by: it stands on the limit."
+            f"  {one['budget']}: {', '.join(one['better'])} obeyed in the fresh measurements, not in those "
+            "that the plan went by: it stands on the limit."
             for one in result["plans"]
             if one["better"] and one["better_only_afresh"]
         ],
