@@ -75,6 +75,12 @@ def test_without_a_floor_a_better_size_that_cannot_be_told_apart_is_named() -> N
     assert not any("too few" in note for note in made(max_latency="5ms").notes)
 
 
+def test_scores_below_zero_are_no_reason_to_stop() -> None:
+    plan = Plan(Budget(), made_quality({"1x8": -20.0, "2x8": -10.0}), made_costs(2))
+    assert str(plan.size) == "2x8"
+    assert not any("too few to tell" in note for note in plan.notes)
+
+
 def test_relaxing_is_said_in_full() -> None:
     lines = made(max_latency="3ms").relaxed()
     assert lines == (

@@ -197,7 +197,7 @@ class Plan:
             return
         best = max(self.choice.obeying, key=lambda row: row.score)
         lead = best.score - self.row.score
-        if lead <= _SMALL_LEAD * best.score:
+        if lead <= _SMALL_LEAD * abs(best.score):
             return
         margin = self.quality.margin(best.size, self.row.size)
         needed = (
