@@ -22,6 +22,8 @@ PAGES = [
     "docs/plan.md",
     "docs/ship.md",
     "docs/inference.md",
+    "docs/export.md",
+    "docs/serve.md",
 ]
 BLOCK = re.compile(r"```(bash|python|yaml)\n(.*?)```", re.DOTALL)
 

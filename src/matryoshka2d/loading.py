@@ -71,11 +71,27 @@ def in_one_line(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, AssertionError, ImportError, SafetensorError) as error:
+        if _needs_own_code(name, error):
+            raise UserError(
+                f"model '{name}' needs code of its own, which is not run here: from Python, "
+                "ElasticEncoder(..., trust_remote_code=True) runs it, if you trust it"
+            ) from error
         words = str(error).strip().splitlines() or [type(error).__name__]
         missing = isinstance(error, OSError) and not Path(name).is_dir()
         place = "no such folder, and the hub did not give it: " if missing else ""
         raise UserError(f"model '{name}' cannot be loaded: {place}{words[0]}") from error
+
+
+def _needs_own_code(name: str, error: Exception) -> bool:
+    """Return whether a model failed to load for want of code that comes with it."""
+    if "trust_remote_code" in str(error):
+        return True
+    listing = Path(name) / "modules.json"
+    if not isinstance(error, ImportError) or not listing.is_file():
+        return False
+    types = [str(module.get("type", "")) for module in json.loads(listing.read_text(encoding="utf-8"))]
+    return not all(kind.startswith("sentence_transformers.") for kind in types)
 
 
 @contextlib.contextmanager

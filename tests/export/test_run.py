@@ -84,6 +84,7 @@ def test_its_record_and_card_say_what_it_is(
         assert record["reads with"] == {"sentence-transformers": "3.0", "transformers": "4.41"}
     else:
         assert record["opset"] == 20
+        assert record["inputs"] == ["input_ids", "attention_mask", "prompt_length"]
     assert "\n\n\n" not in card
 
 

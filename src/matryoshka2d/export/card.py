@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from matryoshka2d.encoder import ElasticEncoder
 
 
+# Input of a graph → what a program gives it.
+_VALUES = {
+    "input_ids": "[one.ids for one in batch]",
+    "attention_mask": "[one.attention_mask for one in batch]",
+    "token_type_ids": "[one.type_ids for one in batch]",
+    "prompt_length": "[0]",
+}
+
+
 def write_card(folder: Path, name: str, encoder: ElasticEncoder, record: Mapping[str, Any]) -> None:
     """Write README.md into an export.
 
@@ -52,6 +61,7 @@ def write_card(folder: Path, name: str, encoder: ElasticEncoder, record: Mapping
         prompts={key: text for key, text in encoder.prompts.items() if text},
         max_length=encoder.max_seq_length,
         share=_share,
+        values=_VALUES,
     )
     # Sections that are left out leave empty lines.
     (folder / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", text), encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.export import loaded
-from matryoshka2d.export.graph import OPSET
+from matryoshka2d.export.graph import OPSET, example_inputs
 from matryoshka2d.export.onnx_files import write_onnx
 from matryoshka2d.export.openvino_files import write_openvino
 from matryoshka2d.export.sentence_transformers_files import older_releases, write_sentence_transformers
@@ -118,8 +118,8 @@ def _write_beside(encoder: ElasticEncoder, sizes: Sequence[Size], folder: Path) 
     path.write_text(json.dumps(prompts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _operator_set(_encoder: ElasticEncoder) -> dict[str, Any]:
-    return {"opset": OPSET}
+def _graph(encoder: ElasticEncoder) -> dict[str, Any]:
+    return {"opset": OPSET, "inputs": list(example_inputs(encoder))}
 
 
 FORMATS: dict[str, Format] = {
@@ -138,7 +138,7 @@ FORMATS: dict[str, Format] = {
         libraries=("onnx", "onnxscript", "onnxruntime"),
         extra="onnx",
         several=True,
-        facts=_operator_set,
+        facts=_graph,
     ),
     "openvino": Format(
         _write_openvino,
@@ -147,7 +147,7 @@ FORMATS: dict[str, Format] = {
         refusal="OpenVINO chooses to compute in bf16 when it compiles, from any weights",
         libraries=("openvino", "onnx", "onnxscript"),
         extra="openvino",
-        facts=_operator_set,
+        facts=_graph,
     ),
 }
 """Name on the command line → format."""

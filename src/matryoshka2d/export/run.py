@@ -133,6 +133,8 @@ def export_model(
         for one, found in agreements.items():
             refuse_unless_equal(one, found, precision)
         costs = costs_of(loaded)
+        # Runtimes keep the files open, and some systems do not rename a folder with open files.
+        loaded.clear()
         quality = quality_of(encoder)
         record = {
             "format": format,
