@@ -7,7 +7,9 @@ with one text each cost little more than one caller with many.
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -20,6 +22,18 @@ from matryoshka2d.inference.tokens import Tokens, join
 
 # Texts that are padded to each other's length should not differ by more.
 _LENGTHS_APART = 2
+
+
+# Seconds to wait, when Python ends, for a batch that is running.
+_PATIENCE = 30.0
+_LIVE: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the threads before Python does: one that it stops inside a library would abort the process."""
+    for workers in list(_LIVE):
+        workers.join()
 
 
 @dataclass
@@ -66,9 +80,15 @@ class Workers:
         self._changed = threading.Condition()
         self._closed = False
         started = threading.Barrier(threads + 1)
-        for i in range(threads):
-            name = f"matryoshka2d-{runner.name}-{i}"
-            threading.Thread(target=self._work, args=(started, cores), name=name, daemon=True).start()
+        self._threads = [
+            threading.Thread(
+                target=self._work, args=(started, cores), name=f"matryoshka2d-{runner.name}-{i}", daemon=True
+            )
+            for i in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+        _LIVE.add(self)
         before = torch.get_num_threads()
         started.wait()
         # Each worker set its own number of cores, which torch also takes as the default of later threads.
@@ -87,6 +107,15 @@ class Workers:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def join(self) -> None:
+        """Close, drop what is not begun, and wait for the threads to end."""
+        with self._changed:
+            while self._jobs:
+                self._jobs.popleft().future.cancel()
+        self.close()
+        for thread in self._threads:
+            thread.join(_PATIENCE)
 
     def _work(self, started: threading.Barrier, cores: int) -> None:
         torch.set_num_threads(cores)
