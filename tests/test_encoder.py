@@ -6,6 +6,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,3 +266,24 @@ class TestMistakes:
     def test_saving_an_encoder_that_holds_one_size(self, minilm: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"save it with truncate\('2x8'\)"):
             ElasticEncoder(minilm, size="2x8", device="cpu").save(str(tmp_path / "x"))
+
+
+def test_exits_batch_texts_of_as_many_tokens_whatever_their_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = ElasticEncoder(tiny.sentence_model(tmp_path), device="cpu")
+    # One long unknown word is one token; many short words are many.
+    texts = ["unknownword" * 9, "a cat sat on the mat", "b" * 80, "the dog runs in the rain"]
+    padded: list[int] = []
+    preprocess = encoder.preprocess
+
+    def count(*arguments: Any, **options: Any) -> dict[str, Any]:
+        features = preprocess(*arguments, **options)
+        padded.append(int((features["attention_mask"] == 0).sum()))
+        return features
+
+    monkeypatch.setattr(encoder, "preprocess", count)
+    exits = encoder.exits(texts, batch_size=2)
+    assert padded == [0, 0]
+    for row, text in enumerate(texts):
+        np.testing.assert_allclose(exits[4][row], encoder.encode(text), atol=1e-6)

@@ -299,12 +299,17 @@ class ElasticEncoder(SentenceTransformer):
         results = {n: np.empty((len(texts), self.width), dtype=np.float32) for n in wanted}
         self.eval()
         prompt = self._resolve_prompt(prompt, prompt_name)
-        for rows, batch in _batches(texts, batch_size, show_progress_bar):
+        for rows, batch in _batches(texts, self._lengths(texts), batch_size, show_progress_bar):
             features = self.preprocess(batch, prompt=prompt)
             features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
             for n, vectors in self.exit_vectors(features, wanted).items():
                 results[n][rows] = cut(vectors, self.width).float().cpu().numpy()
         return results
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Return the tokens of each text: batches of one length are not padded, those of one width are."""
+        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_seq_length)
+        return [len(tokens) for tokens in encoded["input_ids"]]
 
     # --- leaving the package ---------------------------------------------------------------------
 
@@ -405,12 +410,12 @@ def _with_model(transformer: Transformer, model: nn.Module) -> Transformer:
 
 
 def _batches(
-    texts: Sequence[str], batch_size: int, show_progress_bar: bool
+    texts: Sequence[str], lengths: Sequence[int], batch_size: int, show_progress_bar: bool
 ) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Yield (positions, texts) batch by batch, longest texts first so that memory peaks at once."""
     from tqdm.auto import trange
 
-    order = np.argsort([-len(text) for text in texts], kind="stable")
+    order = np.argsort([-length for length in lengths], kind="stable")
     for start in trange(0, len(texts), batch_size, desc="Exits", disable=not show_progress_bar):
         rows = order[start : start + batch_size]
         yield rows, [texts[row] for row in rows]

@@ -1,0 +1,143 @@
+"""The report: what the JSON says is what the tables say; it can be made again from a clone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from matryoshka2d import UserError
+from matryoshka2d.experiments.comparisons import Place, places, replicates_of, runs_at
+from matryoshka2d.experiments.report import write_joint_page, write_results_report
+from matryoshka2d.experiments.results import STATISTICS_FILE, read_json, read_results
+from tests.experiments.conftest import Ran
+
+RESAMPLES = 50
+
+
+@pytest.fixture(scope="module")
+def reported(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reported") / "toy"
+    shutil.copytree(ran.request.results, folder)
+    write_results_report(folder, runs=ran.request.runs, resamples=RESAMPLES)
+    return folder
+
+
+def test_runs_of_one_place_are_joined_over_seeds_and_sizes(ran: Ran) -> None:
+    results = read_results(ran.request.results)
+    assert places(results) == [Place("tiny", "toy", "sts"), Place("tiny", "toy", "beir")]
+    runs = runs_at(results, Place("tiny", "toy", "sts"))
+    assert set(runs) == set(ran.request.plan.methods)
+    separate = runs["separate"]
+    assert (separate.seeds, list(map(str, separate.sizes))) == ((0, 1), ["1x8", "2x16"])
+    own = {(r.seed, r.size): r.grids["sts"] for r in results if r.method == "separate"}
+    assert separate.grids[1].mean("2x16") == own[1, "2x16"].mean("2x16")
+    mean = np.mean([own[seed, "1x8"].mean("1x8") for seed in (0, 1)])
+    assert separate.mean_grid().mean("1x8") == pytest.approx(mean)
+
+
+def test_resampled_scores_are_those_of_the_grids(ran: Ran) -> None:
+    runs = runs_at(read_results(ran.request.results), Place("tiny", "toy", "sts"))
+    for name in ("ours", "separate"):
+        got, _ = replicates_of(runs[name], "sts", ran.request.runs, RESAMPLES).of()
+        expected = [list(grid.values().values()) for grid in runs[name].grids]
+        np.testing.assert_allclose(got, expected, atol=0.3)
+
+
+def test_statistics_hold_every_comparison_with_its_counts(reported: Path) -> None:
+    statistics = read_json(reported / STATISTICS_FILE)
+    (sts, beir) = statistics["places"]
+    assert [(c["method"], c["other"], c["count"]) for c in sts["comparisons"]] == [
+        ("ours", "separate", 2),
+        ("ours", "plain", 4),
+        ("both", "untouched", 4),
+    ]
+    first = sts["comparisons"][0]
+    assert (first["seeds"], first["paired_seeds"], first["tests_over_seeds"]) == ([2], True, None)
+    assert sts["comparisons"][2]["paired_seeds"] is False
+    for entry in sts["comparisons"]:
+        for size, (estimate, low, high, lower, upper) in entry["sizes"].items():
+            assert lower <= low <= estimate <= high <= upper
+            assert (size in entry["better"]) == (lower > 0)
+            assert (size in entry["worse"]) == (upper < 0)
+            assert (size in entry["not_at_least_as_good"]) == (lower <= -0.3)
+    assert beir["claims"] == []
+
+
+def test_claims_are_judged_by_their_figures(reported: Path) -> None:
+    sts = read_json(reported / STATISTICS_FILE)["places"][0]
+    mean, keeps = sts["claims"]
+    assert mean["holds"] == (mean["mean over sizes"][1] > -0.3)
+    assert keeps["holds"] == (keeps["sizes"]["2x8"][0] >= 1)
+
+
+def test_the_page_shows_scores_comparisons_and_where_figures_come_from(reported: Path) -> None:
+    page = (reported / "README.md").read_text(encoding="utf-8")
+    assert page.startswith("# A toy plan\n\nNothing here means anything.\n")
+    for title in ("Claims", "Scores: tiny, toy, sts", "Comparisons", "ours over separate", "Seeds", "Cost"):
+        assert f"\n## {title}\n" in page
+    assert "not measured here" in page
+    assert "82.65" in page
+    assert "`matryoshka2d reproduce plans/toy.yaml --data DATA`" in page
+    runs = runs_at(read_results(reported), Place("tiny", "toy", "sts"))
+    row = next(line for line in page.splitlines() if line.startswith("| ours | 2 |"))
+    assert f" {runs['ours'].mean_grid().mean_over_sizes():.2f} ± " in row
+    for file in re.findall(r"\]\(([^)]+\.png)\)", page):
+        assert (reported / file).stat().st_size > 1000
+
+
+def test_the_html_page_needs_nothing_else(reported: Path) -> None:
+    found: list[str] = []
+
+    class Sources(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            found.extend([value or "" for name, value in attrs if name == "src"])
+
+    text = (reported / "report.html").read_text(encoding="utf-8")
+    Sources().feed(text)
+    assert found
+    assert all(source.startswith("data:image/png;base64,") for source in found)
+    assert "http" not in re.sub(r"base64,[^\"]+", "", text)
+
+
+def test_a_clone_without_the_scores_keeps_the_intervals(reported: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "toy"
+    shutil.copytree(reported, clone)
+    before = read_json(clone / STATISTICS_FILE), (clone / "README.md").read_text()
+    write_results_report(clone, runs=tmp_path / "nothing", resamples=RESAMPLES)
+    assert (read_json(clone / STATISTICS_FILE), (clone / "README.md").read_text()) == before
+
+
+def test_without_scores_and_statistics_the_means_are_still_shown(ran: Ran, tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    shutil.copytree(ran.request.results, folder)
+    write_results_report(folder, runs=tmp_path / "nothing", resamples=RESAMPLES)
+    page = (folder / "README.md").read_text()
+    assert "not compared" in page
+    assert "| ours | separate | – |" in page
+
+
+def test_plans_are_joined_in_one_page_with_links_to_their_pictures(
+    ran: Ran, reported: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "docs" / "results.md"
+    write_joint_page([reported], target, runs=ran.request.runs, resamples=RESAMPLES, title="Results")
+    page = target.read_text()
+    assert page.startswith("# Results\n")
+    assert "\n## A toy plan\n" in page
+    assert "\n### Claims\n" in page
+    for file in re.findall(r"\]\(([^)]+\.png)\)", page):
+        assert (target.parent / file).is_file()
+
+
+def test_a_folder_without_results_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no results of a plan"):
+        write_results_report(tmp_path)
+    with pytest.raises(UserError, match="is not a folder"):
+        read_results(tmp_path / "no")
+    with pytest.raises(UserError, match="no result in"):
+        read_results(tmp_path)
