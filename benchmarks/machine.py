@@ -2,31 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from datetime import date
-from importlib.metadata import version
-from pathlib import Path
+from matryoshka2d.experiments.machine import facts, processor
 
-
-def facts() -> dict[str, str | int]:
-    """Return processor, threads, versions and date."""
-    named = ("matryoshka2d", "sentence-transformers", "transformers", "torch")
-    return {
-        "processor": processor(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
-        "date": date.today().isoformat(),
-        **{name: version(name) for name in named},
-    }
-
-
-def processor() -> str:
-    """Return the processor's name and the units that matter for bf16."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    named = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    units = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in named.get("flags", "").split()]
-    family = f"family {named.get('cpu family', '?')}, model {named.get('model', '?')}"
-    return f"{named.get('model name', platform.machine())} ({family}; {', '.join(units) or 'no bf16 units'})"
+__all__ = ["facts", "processor"]

@@ -13,12 +13,17 @@ from matryoshka2d.evaluation.cuts import CUTS, turn
 from matryoshka2d.evaluation.exits import Exits, PlainExits
 from matryoshka2d.evaluation.grid import Grid, Inversion
 from matryoshka2d.evaluation.retrieval import (
-    RetrievalSet,
     ndcg,
-    read_retrieval,
     retrieval_grid,
     retrieval_grids,
     retrieval_scores,
+)
+from matryoshka2d.evaluation.retrieval_sets import (
+    RetrievalSet,
+    read_beir,
+    read_retrieval,
+    read_squad,
+    read_xsum,
 )
 from matryoshka2d.evaluation.statistics import (
     Intervals,
@@ -53,8 +58,11 @@ __all__ = [
     "ndcg",
     "neighbour_recall",
     "pair_cosines",
+    "read_beir",
     "read_retrieval",
+    "read_squad",
     "read_sts",
+    "read_xsum",
     "reference_cosine",
     "retrieval_grid",
     "retrieval_grids",

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from matryoshka2d.errors import UserError
-from matryoshka2d.evaluation.retrieval import RetrievalSet
+from matryoshka2d.evaluation.retrieval_sets import RetrievalSet
 from matryoshka2d.evaluation.sts import StsSet, json_lines, read_sts, read_text
 
 DEV_FILES = ("stsb.tsv", "sickr.tsv")

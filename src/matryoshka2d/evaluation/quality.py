@@ -21,7 +21,8 @@ from matryoshka2d.evaluation.cost import INDEX_PRECISIONS
 from matryoshka2d.evaluation.exits import Exits, as_exits, dims_by_layer, sizes_of
 from matryoshka2d.evaluation.grid import Grid
 from matryoshka2d.evaluation.index_precision import IndexedExits, kept_as
-from matryoshka2d.evaluation.retrieval import RetrievalSet, retrieval_scores
+from matryoshka2d.evaluation.retrieval import retrieval_scores
+from matryoshka2d.evaluation.retrieval_sets import RetrievalSet
 from matryoshka2d.evaluation.statistics import (
     Replicates,
     against_size,

@@ -1,4 +1,4 @@
-"""Retrieval over the grid: nDCG at k of BEIR folders, from one pass over queries and one over documents.
+"""Retrieval over the grid: nDCG at k of retrieval sets, from one pass over queries and one over documents.
 
 The measure is that of trec_eval and MTEB: linear gain, discount log2(rank + 1), ideal over all judged
 documents, mean over the judged queries.
@@ -6,153 +6,18 @@ documents, mean over the judged queries.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation.cosine import Floats, Indices, Vectors, block_cosines, top_k
 from matryoshka2d.evaluation.cuts import check_cut, turn
 from matryoshka2d.evaluation.exits import Exits, as_exits, dims_by_layer, sizes_of
 from matryoshka2d.evaluation.grid import Grid
-from matryoshka2d.evaluation.sts import json_lines, read_text
+from matryoshka2d.evaluation.retrieval_sets import RetrievalSet
 from matryoshka2d.size import Size
-
-_QRELS = ("qrels.tsv", "qrels/test.tsv")
-
-
-@dataclass(frozen=True)
-class RetrievalSet:
-    """Documents, queries, and which documents answer which query.
-
-    Parameters
-    ----------
-    name
-        How it is shown.
-    corpus, queries
-        id → text. A query without a relevant document is not evaluated.
-    relevance
-        Query id → document id → grade, a whole number; documents not named, and grades below 1, are not
-        relevant.
-
-    Raises
-    ------
-    UserError
-        If no query has a relevant document, or an id is unknown.
-
-    Examples
-    --------
-    >>> RetrievalSet("toy", {"d1": "a cat"}, {"q1": "cats"}, {"q1": {"d1": 1}}).judged
-    ('q1',)
-    """
-
-    name: str
-    corpus: Mapping[str, str]
-    queries: Mapping[str, str]
-    relevance: Mapping[str, Mapping[str, int]]
-
-    def __post_init__(self) -> None:
-        for query, grades in self.relevance.items():
-            if query not in self.queries:
-                raise UserError(f"set {self.name}: query '{query}' is judged but is not among the queries")
-            absent = [document for document in grades if document not in self.corpus]
-            if absent:
-                raise UserError(
-                    f"set {self.name}: document '{absent[0]}' is judged for query '{query}' "
-                    f"but is not in the corpus"
-                )
-        if not self.judged:
-            raise UserError(f"set {self.name}: no query has a relevant document, expected at least one")
-
-    @property
-    def judged(self) -> tuple[str, ...]:
-        """The ids of the queries that are evaluated: those with a relevant document."""
-        return tuple(q for q in self.queries if any(g > 0 for g in self.relevance.get(q, {}).values()))
-
-
-def read_retrieval(
-    folder: str | os.PathLike[str], *, qrels: str | os.PathLike[str] | None = None, name: str | None = None
-) -> RetrievalSet:
-    """Read a retrieval set in BEIR form.
-
-    The folder holds ``corpus.jsonl`` (``_id``, ``text``, maybe ``title``, put before the text),
-    ``queries.jsonl`` (``_id``, ``text``) and the judgements, ``query-id corpus-id score``, tab-separated.
-
-    Parameters
-    ----------
-    folder
-        Where the files are.
-    qrels
-        The judgements; ``qrels.tsv`` or ``qrels/test.tsv`` of the folder by default. Name another to
-        evaluate another split.
-    name
-        The name of the set; that of the folder by default.
-
-    Raises
-    ------
-    UserError
-        One line that names file and line, if something is missing, empty or of another form.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(
-            f"{root} is not a folder: expected one with corpus.jsonl, queries.jsonl and qrels.tsv"
-        )
-    corpus = _texts(root / "corpus.jsonl", may_be_empty=True)
-    queries = _texts(root / "queries.jsonl", may_be_empty=False)
-    relevance = _judgements(_qrels_file(root, qrels), queries, corpus)
-    return RetrievalSet(name or root.resolve().name, corpus, queries, relevance)
-
-
-def _qrels_file(root: Path, qrels: str | os.PathLike[str] | None) -> Path:
-    candidates = [root / known for known in _QRELS] if qrels is None else [Path(qrels)]
-    for file in candidates:
-        if file.is_file():
-            return file
-    raise UserError(f"no judgements: expected {' or '.join(map(str, candidates))}")
-
-
-def _texts(file: Path, *, may_be_empty: bool) -> dict[str, str]:
-    if not file.is_file():
-        raise UserError(f"{file} does not exist: expected a BEIR folder with corpus.jsonl and queries.jsonl")
-    texts: dict[str, str] = {}
-    for line, row in json_lines(file, read_text(file)):
-        if "_id" not in row or not isinstance(row.get("text"), str):
-            raise UserError(f'{file} line {line}: expected {{"_id": ..., "text": ...}}')
-        key = str(row["_id"])
-        if key in texts:
-            raise UserError(f"{file} line {line}: the id '{key}' is there twice")
-        texts[key] = f"{row.get('title') or ''} {row['text']}".strip()
-        if not texts[key] and not may_be_empty:
-            raise UserError(f"{file} line {line}: the text of '{key}' is empty")
-    if not texts:
-        raise UserError(f"{file} is empty: expected one JSON object a line")
-    return texts
-
-
-def _judgements(
-    file: Path, queries: Mapping[str, str], corpus: Mapping[str, str]
-) -> dict[str, dict[str, int]]:
-    relevance: dict[str, dict[str, int]] = {}
-    for line, content in enumerate(read_text(file).split("\n"), start=1):
-        fields = content.strip().split("\t")
-        is_header = line == 1 and not fields[-1].strip().lstrip("-").isdigit()
-        if is_header or not content.strip():
-            continue
-        if len(fields) != 3 or not fields[2].lstrip("-").isdigit():
-            raise UserError(
-                f"{file} line {line}: expected query-id, corpus-id and a whole number, tab-separated"
-            )
-        query, document, grade = fields
-        for key, known, where in ((query, queries, "queries.jsonl"), (document, corpus, "corpus.jsonl")):
-            if key not in known:
-                raise UserError(f"{file} line {line}: '{key}' is not in {where}")
-        relevance.setdefault(query, {})[document] = int(grade)
-    return relevance
 
 
 def ndcg(ranked_grades: Sequence[int], judged_grades: Iterable[int], k: int = 10) -> float:

@@ -1,0 +1,283 @@
+"""Retrieval sets and the files they come from: BEIR folders, SQuAD, XSum."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matryoshka2d.errors import UserError
+from matryoshka2d.evaluation.sts import json_lines, read_text
+
+_QRELS = ("qrels.tsv", "qrels/test.tsv")
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Documents, queries, and which documents answer which query.
+
+    Parameters
+    ----------
+    name
+        How it is shown.
+    corpus, queries
+        id → text. A query without a relevant document is not evaluated.
+    relevance
+        Query id → document id → grade, a whole number; documents not named, and grades below 1, are not
+        relevant.
+
+    Raises
+    ------
+    UserError
+        If no query has a relevant document, or an id is unknown.
+
+    Examples
+    --------
+    >>> RetrievalSet("toy", {"d1": "a cat"}, {"q1": "cats"}, {"q1": {"d1": 1}}).judged
+    ('q1',)
+    """
+
+    name: str
+    corpus: Mapping[str, str]
+    queries: Mapping[str, str]
+    relevance: Mapping[str, Mapping[str, int]]
+
+    def __post_init__(self) -> None:
+        for query, grades in self.relevance.items():
+            if query not in self.queries:
+                raise UserError(f"set {self.name}: query '{query}' is judged but is not among the queries")
+            absent = [document for document in grades if document not in self.corpus]
+            if absent:
+                raise UserError(
+                    f"set {self.name}: document '{absent[0]}' is judged for query '{query}' "
+                    f"but is not in the corpus"
+                )
+        if not self.judged:
+            raise UserError(f"set {self.name}: no query has a relevant document, expected at least one")
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The ids of the queries that are evaluated: those with a relevant document."""
+        return tuple(q for q in self.queries if any(g > 0 for g in self.relevance.get(q, {}).values()))
+
+
+def read_retrieval(
+    path: str | os.PathLike[str], *, qrels: str | os.PathLike[str] | None = None, name: str | None = None
+) -> RetrievalSet:
+    """Read a retrieval set: a BEIR folder, or a file of SQuAD or of XSum.
+
+    A file is told by what is in it: see `read_squad` and `read_xsum`.
+
+    Parameters
+    ----------
+    path
+        The folder or the file.
+    qrels
+        Other judgements of a BEIR folder: see `read_beir`.
+    name
+        The name of the set; that of the folder or file by default.
+
+    Raises
+    ------
+    UserError
+        One line that names file and line, if something is missing, empty or of another form.
+    """
+    file = Path(path)
+    if file.is_file() and qrels is None:
+        return (read_squad if _is_squad(file) else read_xsum)(file, name=name)
+    return read_beir(path, qrels=qrels, name=name)
+
+
+def read_beir(
+    folder: str | os.PathLike[str], *, qrels: str | os.PathLike[str] | None = None, name: str | None = None
+) -> RetrievalSet:
+    """Read a retrieval set in BEIR form.
+
+    The folder holds ``corpus.jsonl`` (``_id``, ``text``, maybe ``title``, put before the text),
+    ``queries.jsonl`` (``_id``, ``text``) and the judgements, ``query-id corpus-id score``, tab-separated.
+
+    Parameters
+    ----------
+    folder
+        Where the files are.
+    qrels
+        The judgements; ``qrels.tsv`` or ``qrels/test.tsv`` of the folder by default. Name another to
+        evaluate another split.
+    name
+        The name of the set; that of the folder by default.
+
+    Raises
+    ------
+    UserError
+        One line that names file and line, if something is missing, empty or of another form.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(
+            f"{root} is not a folder: expected one with corpus.jsonl, queries.jsonl and qrels.tsv, "
+            f"or a file of SQuAD or XSum"
+        )
+    corpus = _texts(root / "corpus.jsonl", may_be_empty=True)
+    queries = _texts(root / "queries.jsonl", may_be_empty=False)
+    relevance = _judgements(_qrels_file(root, qrels), queries, corpus)
+    return RetrievalSet(name or root.resolve().name, corpus, queries, relevance)
+
+
+def _qrels_file(root: Path, qrels: str | os.PathLike[str] | None) -> Path:
+    candidates = [root / known for known in _QRELS] if qrels is None else [Path(qrels)]
+    for file in candidates:
+        if file.is_file():
+            return file
+    raise UserError(f"no judgements: expected {' or '.join(map(str, candidates))}")
+
+
+def _texts(file: Path, *, may_be_empty: bool) -> dict[str, str]:
+    if not file.is_file():
+        raise UserError(f"{file} does not exist: expected a BEIR folder with corpus.jsonl and queries.jsonl")
+    texts: dict[str, str] = {}
+    for line, row in json_lines(file, read_text(file)):
+        if "_id" not in row or not isinstance(row.get("text"), str):
+            raise UserError(f'{file} line {line}: expected {{"_id": ..., "text": ...}}')
+        key = str(row["_id"])
+        if key in texts:
+            raise UserError(f"{file} line {line}: the id '{key}' is there twice")
+        texts[key] = f"{row.get('title') or ''} {row['text']}".strip()
+        if not texts[key] and not may_be_empty:
+            raise UserError(f"{file} line {line}: the text of '{key}' is empty")
+    if not texts:
+        raise UserError(f"{file} is empty: expected one JSON object a line")
+    return texts
+
+
+def _judgements(
+    file: Path, queries: Mapping[str, str], corpus: Mapping[str, str]
+) -> dict[str, dict[str, int]]:
+    relevance: dict[str, dict[str, int]] = {}
+    for line, content in enumerate(read_text(file).split("\n"), start=1):
+        fields = content.strip().split("\t")
+        is_header = line == 1 and not fields[-1].strip().lstrip("-").isdigit()
+        if is_header or not content.strip():
+            continue
+        if len(fields) != 3 or not fields[2].lstrip("-").isdigit():
+            raise UserError(
+                f"{file} line {line}: expected query-id, corpus-id and a whole number, tab-separated"
+            )
+        query, document, grade = fields
+        for key, known, where in ((query, queries, "queries.jsonl"), (document, corpus, "corpus.jsonl")):
+            if key not in known:
+                raise UserError(f"{file} line {line}: '{key}' is not in {where}")
+        relevance.setdefault(query, {})[document] = int(grade)
+    return relevance
+
+
+# --- SQuAD: a question finds the paragraph that answers it -----------------------------------------------
+
+
+def read_squad(path: str | os.PathLike[str], *, name: str | None = None) -> RetrievalSet:
+    """Read SQuAD as retrieval: each question finds the paragraph that it was asked about.
+
+    Parameters
+    ----------
+    path
+        The published JSON (``data`` → ``paragraphs`` → ``context`` and ``qas``), of version 1.1 or 2.0, or
+        JSONL with ``id``, ``question`` and ``context`` a line, as hubs keep it. Questions that are marked
+        impossible have no answer and are left out; a paragraph that comes twice is one document.
+    name
+        The name of the set; that of the file by default.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or of another form.
+    """
+    file = Path(path)
+    corpus: dict[str, str] = {}
+    queries: dict[str, str] = {}
+    relevance: dict[str, dict[str, int]] = {}
+    documents: dict[str, str] = {}
+    for where, row in _squad_rows(file):
+        if not all(isinstance(row.get(key), str) and row[key].strip() for key in ("question", "context")):
+            raise UserError(f"{file} {where}: expected the texts question and context")
+        document = documents.setdefault(row["context"], f"p{len(documents)}")
+        corpus[document] = row["context"]
+        query = str(row.get("id", f"q{len(queries)}"))
+        if query in queries:
+            raise UserError(f"{file} {where}: the id '{query}' is there twice")
+        queries[query] = row["question"]
+        relevance[query] = {document: 1}
+    if not queries:
+        raise UserError(
+            f'{file} has no question: expected SQuAD, as {{"data": [...]}} or one question a line'
+        )
+    return RetrievalSet(name or file.stem, corpus, queries, relevance)
+
+
+def _is_squad(file: Path) -> bool:
+    """Return whether a file holds SQuAD in either of its forms."""
+    start = read_text(file).lstrip()[:1]
+    if file.suffix == ".json" and start == "{":
+        return True
+    first = next(iter(json_lines(file, read_text(file))), (0, {}))[1]
+    return "question" in first
+
+
+def _squad_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (where it stands, question with its context) for every question that has an answer."""
+    text = read_text(file)
+    if file.suffix != ".json":
+        yield from ((f"line {line}", row) for line, row in json_lines(file, text))
+        return
+    try:
+        for article in json.loads(text)["data"]:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    if not question.get("is_impossible", False):
+                        where = f"question {question.get('id', '')}"
+                        yield where, {**question, "context": paragraph["context"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file} is not SQuAD: expected data, paragraphs, context and qas "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+# --- XSum: a summary finds its article -------------------------------------------------------------------
+
+
+def read_xsum(path: str | os.PathLike[str], *, name: str | None = None) -> RetrievalSet:
+    """Read XSum as retrieval: each one-sentence summary finds its article.
+
+    Parameters
+    ----------
+    path
+        JSONL with ``document`` and ``summary``, and maybe ``id``, a line. An article that comes twice is one
+        document. Articles are long: evaluate with a model that reads enough tokens.
+    name
+        The name of the set; that of the file by default.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or of another form.
+    """
+    file = Path(path)
+    corpus: dict[str, str] = {}
+    queries: dict[str, str] = {}
+    relevance: dict[str, dict[str, int]] = {}
+    documents: dict[str, str] = {}
+    for line, row in json_lines(file, read_text(file)):
+        if not all(isinstance(row.get(key), str) and row[key].strip() for key in ("document", "summary")):
+            raise UserError(f"{file} line {line}: expected the texts document and summary")
+        query = str(row.get("id", line))
+        if query in queries:
+            raise UserError(f"{file} line {line}: the id '{query}' is there twice")
+        document = documents.setdefault(row["document"], f"a{len(documents)}")
+        corpus[document] = row["document"]
+        queries[query] = row["summary"]
+        relevance[query] = {document: 1}
+    if not queries:
+        raise UserError(f"{file} is empty: expected one JSON object a line with document and summary")
+    return RetrievalSet(name or file.stem, corpus, queries, relevance)
