@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,7 +19,7 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.merged import ROWS_PER_GROUP, exit_columns
 from matryoshka2d.objectives import DataFormat, Objective, make_objective
 from matryoshka2d.strategies import DEFAULT_STRATEGY, make_strategy
-from matryoshka2d.strategies.base import Columns, Pull, Shape, StepPlan, Strategy
+from matryoshka2d.strategies.base import Columns, Pull, Shape, StepPlan, StepRandom, Strategy
 
 TeacherLookup = Callable[[Tensor], Tensor]
 """Row numbers int64 [batch] → the teacher's vectors float32 [batch, columns, width]."""
@@ -72,7 +71,7 @@ class ElasticLoss(nn.Module):
         self.strategy = make_strategy(strategy) if isinstance(strategy, str) else strategy
         self.distils = DataFormat.TEXT in self.objective.formats
         self.shape = Shape(model.depth, model.width, has_teacher=teacher is not None and not self.distils)
-        if self.shape.has_teacher and not self.strategy.plan(self.shape, random.Random(seed)).needs_teacher:
+        if self.shape.has_teacher and not self.strategy.plan(self.shape, StepRandom(seed, 0)).needs_teacher:
             names = f"{type(self.objective).__name__} with {type(self.strategy).__name__}"
             raise UserError(
                 f"{names} learns from no teacher: choose all-sizes or distillation, or leave it out"
@@ -85,7 +84,7 @@ class ElasticLoss(nn.Module):
 
     def plan(self) -> StepPlan:
         """Return the plan of the current step: a function of the seed and the step number alone."""
-        return self.strategy.plan(self.shape, random.Random(f"{self.seed}/{self.step}"))
+        return self.strategy.plan(self.shape, StepRandom(self.seed, self.step))
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
         """Return the loss of one batch.

@@ -362,3 +362,18 @@ def test_the_total_weight_of_2dmse_does_not_depend_on_how_much_is_drawn(
 def test_a_size_that_the_model_lacks_is_one_clear_line(strategy: Strategy, words: str) -> None:
     with pytest.raises(UserError, match=words):
         plan(strategy)
+
+
+def test_cyclic_takes_every_inner_layer_in_turn() -> None:
+    from matryoshka2d.strategies.base import StepRandom
+
+    strategy = make_strategy("2dmse", layer_distribution="cyclic")
+    plans = [strategy.plan(Shape(5, 32), StepRandom(7, step)) for step in range(8)]
+    inner = [min(term.layers for term in plan.terms) for plan in plans]
+    assert inner == [1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_the_chance_of_a_step_is_that_of_its_seed_and_number() -> None:
+    from matryoshka2d.strategies.base import StepRandom
+
+    assert StepRandom(3, 5).random() == random.Random("3/5").random()

@@ -23,7 +23,10 @@ def evaluate(
         list[str], typer.Option(help="Folder or file of sentence pairs with scores; repeat to add files.")
     ] = [],  # noqa: B006 - typer reads the default, nobody changes it
     retrieval: Annotated[
-        list[str], typer.Option(help="BEIR folder (corpus.jsonl, queries.jsonl, qrels.tsv), SQuAD or XSum file; repeat.")
+        list[str],
+        typer.Option(
+            help="BEIR folder (corpus.jsonl, queries.jsonl, qrels.tsv), SQuAD or XSum file; repeat."
+        ),
     ] = [],  # noqa: B006
     sizes: Annotated[
         str | None, typer.Option(help="Sizes, as 1-6x8,16,32. Default: those the model was trained for.")

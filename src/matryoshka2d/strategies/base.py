@@ -84,6 +84,26 @@ class StepPlan:
         return any(pull.teacher is None for pull in self.pulls)
 
 
+class StepRandom(random.Random):
+    """The chance of one step: a function of the seed and of the step's number, which it also tells.
+
+    Parameters
+    ----------
+    seed
+        Seed of the run.
+    step
+        Number of the step, from 0.
+    """
+
+    def __new__(cls, seed: int, step: int) -> StepRandom:  # noqa: ARG004
+        """Make the generator; `random.Random` would take the arguments for its own."""
+        return super().__new__(cls)
+
+    def __init__(self, seed: int, step: int) -> None:
+        super().__init__(f"{seed}/{step}")
+        self.step = step
+
+
 class Strategy(Protocol):
     """Which sizes a step trains."""
 

@@ -1,8 +1,4 @@
-"""Which layers and dims a step draws, and how much a depth weighs.
-
-A plan is a function of the shape and a random generator alone, so there is no walk through the layers
-in turn: with the step as the seed of the generator, uniform draws visit all of them as often.
-"""
+"""Which layers and dims a step draws, and how much a depth weighs."""
 
 from __future__ import annotations
 
@@ -14,9 +10,10 @@ from typing import Literal
 from matryoshka2d.errors import UserError
 from matryoshka2d.registry import require
 from matryoshka2d.size import default_dims
+from matryoshka2d.strategies.base import StepRandom
 
-LayerDistribution = Literal["uniform", "shallow", "deep"]
-"""How often a layer n is drawn: equally, in proportion to 1/n, or in proportion to n."""
+LayerDistribution = Literal["uniform", "shallow", "deep", "cyclic"]
+"""How often a layer n is drawn: equally, in proportion to 1/n or to n, or all in turn, step by step."""
 
 DepthWeights = Literal["uniform", "linear", "log"]
 """How much layer n weighs: 1, 1/n, or 1/(1 + ln n)."""
@@ -25,6 +22,8 @@ _CHANCES: dict[LayerDistribution, Callable[[int], float]] = {
     "uniform": lambda n: 1.0,  # noqa: ARG005
     "shallow": lambda n: 1.0 / n,
     "deep": float,
+    # Where no step is known, in turn means as often.
+    "cyclic": lambda n: 1.0,  # noqa: ARG005
 }
 _DEPTH_WEIGHTS: dict[DepthWeights, Callable[[int], float]] = {
     "uniform": lambda n: 1.0,  # noqa: ARG005
@@ -51,10 +50,14 @@ def sample_layers(
     (1, 5)
     >>> sample_layers(range(1, 4), -1, "deep", random.Random(0))
     (1, 2, 3)
+    >>> [sample_layers(range(1, 4), 1, "cyclic", StepRandom(0, step)) for step in range(4)]
+    [(1,), (2,), (3,), (1,)]
     """
     left = list(layers)
     if not 0 <= count < len(left):
         return tuple(left)
+    if distribution == "cyclic" and isinstance(rng, StepRandom):
+        return tuple(sorted(left[(rng.step * count + place) % len(left)] for place in range(count)))
     drawn = []
     for _ in range(count):
         chances = [_CHANCES[distribution](layer) for layer in left]

@@ -42,8 +42,8 @@ class TwoDMSE:
         Widths to draw from, default the powers of two from 8 and half the width. List those that you
         will ship.
     layer_distribution
-        ``uniform`` (the default), ``shallow`` or ``deep``: draw layer n equally, by 1/n or by n. Choose
-        ``shallow`` when only shallow sizes will be used.
+        ``uniform`` (the default), ``shallow``, ``deep`` or ``cyclic``: draw layer n equally, by 1/n, by n,
+        or all in turn. Choose ``shallow`` when only shallow sizes will be used, ``cyclic`` for short runs.
     depth_weights
         ``uniform``, ``linear`` or ``log``: inner terms weigh 1, 1/n or 1/(1 + ln n); default what the variant
         has (uniform, linear). Choose ``log`` or ``linear`` to leave more of the deep layers to the full size.
