@@ -24,7 +24,10 @@ PAGES = [
     "docs/inference.md",
     "docs/export.md",
     "docs/serve.md",
+    "docs/reproduce.md",
 ]
+# The file that a page says its YAML is saved as.
+FILES = {"docs/reproduce.md": "plan.yaml"}
 BLOCK = re.compile(r"```(bash|python|yaml)\n(.*?)```", re.DOTALL)
 
 
@@ -39,7 +42,8 @@ def small_default(tmp_path_factory: pytest.TempPathFactory) -> str:
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_default: str) -> Path:
     """Return an empty folder with the files that the docs speak of, where `default` is the tiny model."""
     monkeypatch.chdir(tmp_path)
-    for home in ("matryoshka2d.default_model", "matryoshka2d.training.run"):
+    experiments = [f"matryoshka2d.experiments.{room}" for room in ("workshop", "expected", "pruning")]
+    for home in ("matryoshka2d.default_model", "matryoshka2d.training.run", *experiments):
         monkeypatch.setattr(
             f"{home}.resolve_model", lambda name: small_default if name == "default" else name
         )
@@ -96,7 +100,7 @@ def test_every_command_and_example_runs_in_order(
     ran = 0
     for language, text in blocks(page):
         if language == "yaml":
-            (workplace / "train.yaml").write_text(text, encoding="utf-8")
+            (workplace / FILES.get(page, "train.yaml")).write_text(text, encoding="utf-8")
         elif language == "python":
             exec(compile(text, page, "exec"), {"__name__": page})
             ran += 1

@@ -72,7 +72,11 @@ def test_the_peer_trains_the_librarys_own_loss(shop: Workshop, monkeypatch: pyte
     from sentence_transformers.sentence_transformer import losses
 
     seen: list[Any] = []
-    monkeypatch.setattr(PeerTrainer, "train", seen.append)
+
+    def note(trainer: Any) -> None:
+        seen.append(trainer)
+
+    monkeypatch.setattr(PeerTrainer, "train", note)
     shop.model(unit("theirs", seed=4))
     (trainer,) = seen
     assert type(trainer.loss) is losses.Matryoshka2dLoss

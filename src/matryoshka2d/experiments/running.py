@@ -121,9 +121,9 @@ def reproduce(request: Request, say: Say = print) -> Outcome:
     UserError
         If data are missing or an option is wrong; results that were there are untouched.
     """
+    wanted = selected(request.plan, request.only)
     bench = Bench(request)
     outcome = Outcome()
-    wanted = selected(request.plan, request.only)
     write_json(request.results / PLAN_FILE, plan_facts(request))
     say(bench.announcement(wanted))
     with _workers(request) as submit:
