@@ -166,9 +166,6 @@ def effective_options(plan: Plan, unit: Unit) -> dict[str, Any]:
     values |= {key: value for key, value in dataclasses.asdict(options).items() if value is not None}
     strategy = make_strategy(options.strategy, **options.strategy_options)
     values |= {"strategy": options.strategy, "strategy_options": repr(strategy)}
-    if values.get("teacher") == "tuned":
-        # Such a teacher is a plain fine-tune, made with what suits that.
-        values["teacher_learning_rate"] = preset_of(TrainingOptions(strategy="full")).learning_rate
     if "model" in named:
         values["start"] = named["model"]
     off: tuple[Any, ...] = (None, False, "", [], {})
