@@ -13,6 +13,11 @@ from tests.cli.conftest import Run
 
 
 class TestBenchmark:
+    @pytest.fixture(autouse=True)
+    def cache_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Keep the default that is saved here from the tests that open the same model later."""
+        monkeypatch.setenv("MATRYOSHKA2D_CACHE", str(tmp_path / "cache"))
+
     def test_a_table_and_a_default(self, run: Run, model: str, texts: Path, sts: Path) -> None:
         words = ["--texts", texts, "--sizes", "4x32 1x8", "--engines", "torch", "--rounds", "1", "--sts", sts]
         outcome = run("benchmark", model, *words, "--save", "--json")

@@ -74,6 +74,8 @@ def encode(
     from matryoshka2d.inference import open_engine
 
     opened = open_engine(model, engine, precision, device, size=wanted, pooling=pooling)
+    # A prompt that the model lacks is said now, before a bar is drawn.
+    opened.embed([""], opened.size, prompt_name=prompt_name)
     common: dict[str, Any] = {
         "size": opened.size,
         "column": column,
