@@ -514,7 +514,9 @@ def _intervals(parts: list[_Part], seed: int) -> Intervals:
     freedom = _degrees_of_freedom(error**2, by_seeds, [len(part.scores) for part in parts])
     alone = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
     # The mean over sizes at the end is a question of its own, not one of the family.
-    family = _family_quantile((pairs + seeds)[:, :-1], error[:-1])
+    # What holds for all sizes at once is never narrower than what holds for one; few resamples may say so.
+    one = float(stats.norm.ppf((1 + LEVEL) / 2))
+    family = max(one, _family_quantile((pairs + seeds)[:, :-1], error[:-1]))
     # The bootstrap's quantile is that of a normal; the same tail of a t is wider.
     together = stats.t.isf(stats.norm.sf(family), freedom[:-1]) * error[:-1]
     middle, reach = estimate[:-1], float(alone[-1])
