@@ -45,14 +45,21 @@ class Resource:
     at_least: bool = False
 
     def use(self, row: Row, limit: float) -> float:
-        """Return how much of the limit a size uses: 1 is all of it, more is too much; nan if not known."""
+        """Return how much of the limit a size uses: 1 is all of it, more is too much; nan if not known.
+
+        Infinite where there must be some and there is none, as of quality at a size that keeps nothing.
+        """
         amount = self.amount(row)
-        return limit / amount if self.at_least else amount / limit
+        if self.at_least:
+            return math.inf if amount <= 0 else limit / amount
+        return amount / limit
 
     def cost(self, row: Row) -> float:
         """Return a number that is smaller the less of the resource is used."""
         amount = self.amount(row)
-        return 1 / amount if self.at_least else amount
+        if self.at_least:
+            return math.inf if amount <= 0 else 1 / amount
+        return amount
 
 
 LATENCY = Resource("latency (p95)", "max_latency", lambda row: row.latency_p95, show_seconds)
