@@ -180,14 +180,14 @@ class Bench:
         choosing = [m for m in plan.methods.values() if m.name in needed(plan, methods)]
         trials = [u for m in choosing for u in trials_of(plan, m) if self.trial_key(u) not in tried]
         units = [unit for method in methods for unit in self.units(method)]
-        todo = [unit for unit in units if not self.is_done(unit, self.result_key(unit))]
+        pending = [unit for unit in units if not self.is_done(unit, self.result_key(unit))]
         seconds = sum(self.expected.seconds(unit, trial=True) for unit in trials)
-        seconds += sum(self.expected.seconds(unit) for unit in todo)
+        seconds += sum(self.expected.seconds(unit) for unit in pending)
         hours = seconds / 3600 / request.jobs
         bound = "" if request.hours is None else f", bounded by {request.hours:g} hours"
         return (
-            f"{plan.name}: {len(todo)} runs and {len(trials)} trials on dev to do, "
-            f"{len(units) - len(todo)} runs are there already; about {hours:.2f} hours "
+            f"{plan.name}: {len(pending)} runs and {len(trials)} trials on dev to do, "
+            f"{len(units) - len(pending)} runs are there already; about {hours:.2f} hours "
             f"expected with {request.jobs} at a time{bound}"
         )
 
@@ -243,7 +243,7 @@ class Bench:
 
     def run(self, methods: Sequence[Method], submit: Submit, say: Say, outcome: Outcome) -> None:
         """Make and measure the units of some methods that are not there yet."""
-        todo: list[tuple[Unit, Task]] = []
+        pending: list[tuple[Unit, Task]] = []
         for method in methods:
             if self._is_undecided(method):
                 outcome.left.append(f"{method.name}: not chosen on dev yet")
@@ -254,9 +254,9 @@ class Bench:
                 if self.is_done(unit, key):
                     outcome.found.append(str(unit))
                 else:
-                    todo.append((unit, Task("run", self.request, dict(self.shop.chosen), unit, key)))
-        waiting = {str(unit): None for unit, _ in todo}
-        for result in submit(todo, lambda unit: self.fits(self.expected.seconds(unit))):
+                    pending.append((unit, Task("run", self.request, dict(self.shop.chosen), unit, key)))
+        waiting = {str(unit): None for unit, _ in pending}
+        for result in submit(pending, lambda unit: self.fits(self.expected.seconds(unit))):
             self.expected.learn(result)
             name = result.facts["name"]
             waiting.pop(name)
