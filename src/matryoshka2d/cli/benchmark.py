@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from matryoshka2d.cli.common import Device, Json, Pooling, Quiet, print_json, quiet_libraries, say
+from matryoshka2d.cli.common import Device, Json, Model, Pooling, Quiet, print_json, quiet_libraries, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def benchmark(
-    model: Annotated[str, typer.Argument(help="The model: a folder, a hub name, or 'default'.")],
+    model: Model,
     sizes: Annotated[
         str | None, typer.Option(help="Sizes, as 1-6x128. Default: full, half and single depth.")
     ] = None,

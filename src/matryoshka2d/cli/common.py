@@ -10,6 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+Model = Annotated[str, typer.Argument(help="The model: a folder, a hub name, or 'default'.")]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", help="The size, LAYERSxDIMS, as 3x128. Default: the full size.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no notes.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]

@@ -11,24 +11,24 @@ from matryoshka2d.cli.common import (
     Device,
     EngineName,
     Json,
+    Model,
     Overwrite,
     Pooling,
     PrecisionChoice,
     Quiet,
+    SizeOption,
     print_json,
     quiet_libraries,
 )
 
 
 def encode(
-    model: Annotated[str, typer.Argument(help="The model: a folder, a hub name, or 'default'.")],
+    model: Model,
     input: Annotated[Path, typer.Argument(help="Texts: .txt (one a line), .jsonl or .parquet.")],
     output: Annotated[
         Path, typer.Argument(help="Vectors: .npy, .parquet or .jsonl; or a folder, for shards and resuming.")
     ],
-    size: Annotated[
-        str | None, typer.Option(help="The size, LAYERSxDIMS, as 3x128. Default: the full size.")
-    ] = None,
+    size: SizeOption = None,
     column: Annotated[
         str | None, typer.Option(help="The column that holds the texts, if it is not recognised.")
     ] = None,

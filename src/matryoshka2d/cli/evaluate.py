@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from matryoshka2d.cli.common import Device, Json, Overwrite, Pooling, Quiet, print_json, quiet_libraries, say
+from matryoshka2d.cli.common import (
+    Device,
+    Json,
+    Model,
+    Overwrite,
+    Pooling,
+    Quiet,
+    print_json,
+    quiet_libraries,
+    say,
+)
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import check_free
 
@@ -18,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="The model: a folder, a hub name, or 'default'.")],
+    model: Model,
     sts: Annotated[
         list[str], typer.Option(help="Folder or file of sentence pairs with scores; repeat to add files.")
     ] = [],  # noqa: B006 - typer reads the default, nobody changes it

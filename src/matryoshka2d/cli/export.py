@@ -7,15 +7,23 @@ from typing import Annotated
 
 import typer
 
-from matryoshka2d.cli.common import Device, Json, Overwrite, Pooling, Quiet, print_json, quiet_libraries
+from matryoshka2d.cli.common import (
+    Device,
+    Json,
+    Model,
+    Overwrite,
+    Pooling,
+    Quiet,
+    SizeOption,
+    print_json,
+    quiet_libraries,
+)
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="The model: a folder, a hub name, or 'default'.")],
+    model: Model,
     to: Annotated[Path, typer.Option(help="Folder that the export is written to.")],
-    size: Annotated[
-        str | None, typer.Option(help="The size, LAYERSxDIMS, as 3x128. Default: the full size.")
-    ] = None,
+    size: SizeOption = None,
     sizes: Annotated[
         str | None, typer.Option(help="Several sizes over one file of weights, as 1-6x384. ONNX only.")
     ] = None,

@@ -11,6 +11,7 @@ from matryoshka2d.cli.common import (
     Device,
     EngineName,
     Json,
+    Model,
     Overwrite,
     Pooling,
     PrecisionChoice,
@@ -27,7 +28,7 @@ _NOTHING_SATISFIES = 3
 
 
 def plan_command(
-    model: Annotated[str, typer.Argument(help="The model: a folder, a hub name, or 'default'.")],
+    model: Model,
     max_latency: Annotated[
         str | None, typer.Option(help="How long one text may take, at the 95th percentile: 2ms.")
     ] = None,

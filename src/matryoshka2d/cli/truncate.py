@@ -8,11 +8,20 @@ from typing import Annotated
 
 import typer
 
-from matryoshka2d.cli.common import Device, Json, Overwrite, Pooling, Quiet, print_json, quiet_libraries
+from matryoshka2d.cli.common import (
+    Device,
+    Json,
+    Model,
+    Overwrite,
+    Pooling,
+    Quiet,
+    print_json,
+    quiet_libraries,
+)
 
 
 def truncate(
-    model: Annotated[str, typer.Argument(help="The model: a folder, a hub name, or 'default'.")],
+    model: Model,
     size: Annotated[str, typer.Argument(help="The size to cut out, LAYERSxDIMS, as 3x128.")],
     output: Annotated[Path, typer.Argument(help="Folder that the smaller model is written to.")],
     pooling: Pooling = None,
