@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,25 +194,7 @@ def read_squad(path: str | os.PathLike[str], *, name: str | None = None) -> Retr
         If the file is missing or of another form.
     """
     file = Path(path)
-    corpus: dict[str, str] = {}
-    queries: dict[str, str] = {}
-    relevance: dict[str, dict[str, int]] = {}
-    documents: dict[str, str] = {}
-    for where, row in _squad_rows(file):
-        if not all(isinstance(row.get(key), str) and row[key].strip() for key in ("question", "context")):
-            raise UserError(f"{file} {where}: expected the texts question and context")
-        document = documents.setdefault(row["context"], f"p{len(documents)}")
-        corpus[document] = row["context"]
-        query = str(row.get("id", f"q{len(queries)}"))
-        if query in queries:
-            raise UserError(f"{file} {where}: the id '{query}' is there twice")
-        queries[query] = row["question"]
-        relevance[query] = {document: 1}
-    if not queries:
-        raise UserError(
-            f'{file} has no question: expected SQuAD, as {{"data": [...]}} or one question a line'
-        )
-    return RetrievalSet(name or file.stem, corpus, queries, relevance)
+    return _paired(file, _squad_rows(file), _SQUAD, name)
 
 
 def _is_squad(file: Path) -> bool:
@@ -264,20 +246,58 @@ def read_xsum(path: str | os.PathLike[str], *, name: str | None = None) -> Retri
         If the file is missing or of another form.
     """
     file = Path(path)
+    rows = ((f"line {line}", {"id": line, **row}) for line, row in json_lines(file, read_text(file)))
+    return _paired(file, rows, _XSUM, name)
+
+
+# --- what both are: rows of a query and its one document -------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Where a row keeps its query and its document, what documents are called, and what was expected."""
+
+    query: str
+    document: str
+    prefix: str
+    texts: str
+    empty: str
+
+
+_SQUAD = _Pairs(
+    "question",
+    "context",
+    prefix="p",
+    texts="question and context",
+    empty='has no question: expected SQuAD, as {"data": [...]} or one question a line',
+)
+_XSUM = _Pairs(
+    "summary",
+    "document",
+    prefix="a",
+    texts="document and summary",
+    empty="is empty: expected one JSON object a line with document and summary",
+)
+
+
+def _paired(
+    file: Path, rows: Iterable[tuple[str, Mapping[str, Any]]], form: _Pairs, name: str | None
+) -> RetrievalSet:
+    """Return the set of some rows; equal documents are one."""
     corpus: dict[str, str] = {}
     queries: dict[str, str] = {}
     relevance: dict[str, dict[str, int]] = {}
     documents: dict[str, str] = {}
-    for line, row in json_lines(file, read_text(file)):
-        if not all(isinstance(row.get(key), str) and row[key].strip() for key in ("document", "summary")):
-            raise UserError(f"{file} line {line}: expected the texts document and summary")
-        query = str(row.get("id", line))
-        if query in queries:
-            raise UserError(f"{file} line {line}: the id '{query}' is there twice")
-        document = documents.setdefault(row["document"], f"a{len(documents)}")
-        corpus[document] = row["document"]
-        queries[query] = row["summary"]
-        relevance[query] = {document: 1}
+    for where, row in rows:
+        both = (row.get(form.query), row.get(form.document))
+        query, document = (text if isinstance(text, str) else "" for text in both)
+        if not query.strip() or not document.strip():
+            raise UserError(f"{file} {where}: expected the texts {form.texts}")
+        key = str(row.get("id", f"q{len(queries)}"))
+        if key in queries:
+            raise UserError(f"{file} {where}: the id '{key}' is there twice")
+        found = documents.setdefault(document, f"{form.prefix}{len(documents)}")
+        corpus[found], queries[key], relevance[key] = document, query, {found: 1}
     if not queries:
-        raise UserError(f"{file} is empty: expected one JSON object a line with document and summary")
+        raise UserError(f"{file} {form.empty}")
     return RetrievalSet(name or file.stem, corpus, queries, relevance)
