@@ -11,17 +11,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from matryoshka2d import UserError
-from matryoshka2d.evaluation.statistics import (
+from matryoshka2d.evaluation.intervals import against_size, compare, score_intervals
+from matryoshka2d.evaluation.over_seeds import holm, seed_spread, seed_tests, seeds_can_reject
+from matryoshka2d.evaluation.resampling import (
     Replicates,
-    against_size,
     bootstrap_means,
     bootstrap_spearman,
-    compare,
-    holm,
-    score_intervals,
-    seed_spread,
-    seed_tests,
-    seeds_can_reject,
     weighted_spearman,
 )
 

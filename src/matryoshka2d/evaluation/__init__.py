@@ -12,6 +12,9 @@ from matryoshka2d.evaluation.cosine import pair_cosines
 from matryoshka2d.evaluation.cuts import CUTS, turn
 from matryoshka2d.evaluation.exits import Exits, PlainExits
 from matryoshka2d.evaluation.grid import Grid, Inversion
+from matryoshka2d.evaluation.intervals import Intervals, against_size, compare, score_intervals
+from matryoshka2d.evaluation.over_seeds import seed_tests
+from matryoshka2d.evaluation.resampling import Replicates, bootstrap_means, bootstrap_spearman
 from matryoshka2d.evaluation.retrieval import (
     ndcg,
     retrieval_grid,
@@ -24,16 +27,6 @@ from matryoshka2d.evaluation.retrieval_sets import (
     read_retrieval,
     read_squad,
     read_xsum,
-)
-from matryoshka2d.evaluation.statistics import (
-    Intervals,
-    Replicates,
-    against_size,
-    bootstrap_means,
-    bootstrap_spearman,
-    compare,
-    score_intervals,
-    seed_tests,
 )
 from matryoshka2d.evaluation.sts import StsSet, read_sts
 from matryoshka2d.evaluation.sts_grid import EncodedSts, encode_sts, sts_grid

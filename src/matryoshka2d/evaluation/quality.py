@@ -1,7 +1,7 @@
 """How good every size is, how much of the full size that keeps, and how sure both are.
 
 Made from what the grid is made from: the cosines of sentence pairs, or the nDCG of queries. The intervals
-come from a bootstrap over those pairs or queries; see `matryoshka2d.evaluation.statistics`.
+come from a bootstrap over those pairs or queries; see `matryoshka2d.evaluation.intervals`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,10 @@ from matryoshka2d.evaluation.cost import INDEX_PRECISIONS
 from matryoshka2d.evaluation.exits import Exits, as_exits, dims_by_layer, sizes_of
 from matryoshka2d.evaluation.grid import Grid
 from matryoshka2d.evaluation.index_precision import IndexedExits, kept_as
+from matryoshka2d.evaluation.intervals import against_size, score_intervals
+from matryoshka2d.evaluation.resampling import Replicates, bootstrap_means, bootstrap_spearman
 from matryoshka2d.evaluation.retrieval import retrieval_scores
 from matryoshka2d.evaluation.retrieval_sets import RetrievalSet
-from matryoshka2d.evaluation.statistics import (
-    Replicates,
-    against_size,
-    bootstrap_means,
-    bootstrap_spearman,
-    score_intervals,
-)
 from matryoshka2d.evaluation.sts import StsSet
 from matryoshka2d.evaluation.sts_grid import EncodedSts, encode_sts
 from matryoshka2d.size import Size, parse_sizes

@@ -11,18 +11,9 @@ import numpy as np
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation import Grid
-from matryoshka2d.evaluation.statistics import (
-    MARGIN,
-    Intervals,
-    Replicates,
-    bootstrap_means,
-    bootstrap_spearman,
-    compare,
-    score_intervals,
-    seed_spread,
-    seed_tests,
-    share_of,
-)
+from matryoshka2d.evaluation.intervals import MARGIN, Intervals, compare, score_intervals, share_of
+from matryoshka2d.evaluation.over_seeds import seed_spread, seed_tests
+from matryoshka2d.evaluation.resampling import Replicates, bootstrap_means, bootstrap_spearman
 from matryoshka2d.experiments.keys import key_of
 from matryoshka2d.experiments.measuring import STS
 from matryoshka2d.experiments.plan import KEEPS
