@@ -121,6 +121,7 @@ def compare(
 
     Examples
     --------
+    >>> from matryoshka2d.evaluation import bootstrap_spearman
     >>> random = np.random.default_rng(0)
     >>> gold = random.normal(size=200)
     >>> good, bad = (gold[:, None] + noise * random.normal(size=(200, 1)) for noise in (0.5, 2.0))
@@ -159,6 +160,7 @@ def against_size(
 
     Examples
     --------
+    >>> from matryoshka2d.evaluation import bootstrap_spearman
     >>> random = np.random.default_rng(0)
     >>> gold = random.normal(size=500)
     >>> cosines = gold[:, None] + random.normal(size=(500, 2)) * [2.0, 0.5]
@@ -259,7 +261,7 @@ def _intervals(parts: list[_Part], seed: int) -> Intervals:
     drawn = [part.seed_deviations(own, random) for part, own in zip(parts, by_seeds, strict=True)]
     seeds = np.sum(drawn, axis=0)
     error = np.sqrt(by_pairs + by_seeds.sum(axis=0))
-    freedom = _degrees_of_freedom(error**2, by_seeds, [len(part.scores) for part in parts])
+    freedom = _degrees_of_freedom(error**2, parts)
     alone = stats.t.ppf((1 + LEVEL) / 2, freedom) * error
     # The mean over sizes at the end is a question of its own, not one of the family.
     # What holds for all sizes at once is never narrower than what holds for one; few resamples may say so.
@@ -293,12 +295,21 @@ def _steadied(by_seeds: Floats, by_pairs: Floats) -> Floats:
     return np.asarray(steadied)
 
 
-def _degrees_of_freedom(variance: Floats, by_seeds: Floats, counts: Sequence[int]) -> Floats:
-    """Return Satterthwaite's degrees of freedom: many where pairs decide, seeds - 1 where seeds do."""
-    known = np.zeros_like(variance)
-    for part, count in zip(by_seeds, counts, strict=True):
-        known += part**2 / max(1, count - 1)
-    return np.divide(variance**2, known, out=np.full_like(variance, 1e9), where=known > 0)
+def _degrees_of_freedom(variance: Floats, parts: Sequence[_Part]) -> Floats:
+    """Return Satterthwaite's degrees of freedom: many where pairs decide, seeds - 1 where seeds do.
+
+    What is uncertain is the seeds' observed variance, before the pairs' share of it is taken away: a small
+    difference of two large numbers is known less well than its own size says. A size has half of it, the
+    mean over sizes at the end all of it; see `_steadied`.
+    """
+    uncertain = np.zeros_like(variance)
+    for part in parts:
+        seeds = len(part.scores)
+        if seeds > 1:
+            own = part.scores.var(axis=0, ddof=1) / seeds
+            own[:-1] /= 2
+            uncertain += own**2 / (seeds - 1)
+    return np.divide(variance**2, uncertain, out=np.full_like(variance, 1e9), where=uncertain > 0)
 
 
 def _family_quantile(deviations: Floats, error: Floats) -> float:
