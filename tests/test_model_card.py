@@ -182,13 +182,14 @@ CHOICES: dict[str, dict[str, Any]] = {
         "gradient_accumulation": 3,
         "seed": 42,
         "evaluations": 2,
+        "cross_exit": 0.5,
     },
     "words": {
         "pooling": "cls",
         "teacher": "self",
         "precision": "bf16",
         "device": "cpu",
-        "report_to": "tensorboard",
+        "report_to": "none",
     },
 }
 

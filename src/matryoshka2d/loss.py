@@ -8,8 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,11 @@ from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.merged import ROWS_PER_GROUP, exit_columns
 from matryoshka2d.objectives import DataFormat, Objective, make_objective
+from matryoshka2d.registry import require_not_negative
+from matryoshka2d.size_losses import SizeLosses
 from matryoshka2d.strategies import DEFAULT_STRATEGY, make_strategy
-from matryoshka2d.strategies.base import Columns, Pull, Shape, StepPlan, StepRandom, Strategy
+from matryoshka2d.strategies.base import Columns, Pull, Shape, StepPlan, StepRandom, Strategy, Term
+from matryoshka2d.strategies.cross_exit import with_cross_exit
 
 TeacherLookup = Callable[[Tensor], Tensor]
 """Row numbers int64 [batch] → the teacher's vectors float32 [batch, columns, width]."""
@@ -43,8 +46,16 @@ class ElasticLoss(nn.Module):
         learns from it, and so do strategies that ask for one (``all-sizes``). The labels of a batch are
         then its row numbers [batch], or, for scored pairs, scores and row numbers [batch, 2]. Without
         one the model's own full size, detached, is the teacher.
+    cross_exit
+        Weight of shallow queries that meet documents at full depth, beside each size by itself; see
+        `matryoshka2d.strategies.cross_exit`. Default 0. Set 1 to search one full-depth index at any depth.
     rows_per_group
         Texts that run through the encoder together; see `matryoshka2d.merged`.
+
+    Attributes
+    ----------
+    by_size
+        Means of the losses of every size since they were last taken, for logs.
 
     Examples
     --------
@@ -61,6 +72,7 @@ class ElasticLoss(nn.Module):
         *,
         seed: int = 0,
         teacher: TeacherLookup | None = None,
+        cross_exit: float = 0.0,
         rows_per_group: int = ROWS_PER_GROUP,
     ) -> None:
         super().__init__()
@@ -80,11 +92,15 @@ class ElasticLoss(nn.Module):
         self.seed = seed
         self.step = 0
         self.teacher = teacher
+        self.cross_exit = cross_exit
+        require_not_negative(self, "cross_exit")
         self.rows_per_group = rows_per_group
+        self.by_size = SizeLosses()
 
     def plan(self) -> StepPlan:
         """Return the plan of the current step: a function of the seed and the step number alone."""
-        return self.strategy.plan(self.shape, StepRandom(self.seed, self.step))
+        plan = self.strategy.plan(self.shape, StepRandom(self.seed, self.step))
+        return with_cross_exit(plan, self.shape, self.cross_exit)
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None) -> Tensor:
         """Return the loss of one batch.
@@ -108,7 +124,10 @@ class ElasticLoss(nn.Module):
             labels, taught = self._ask_teacher(labels)
         with torch.autocast(device.type, enabled=False):
             targets = self._targets(exits, labels)
-            return step_loss(plan, exits, self.objective, targets, self.as_output, taught)
+            parts = list(loss_parts(plan, exits, self.objective, targets, self.as_output, taught))
+        if self.training:
+            self.by_size.add([part.name for part in parts], [part.value for part in parts])
+        return total_of(parts)
 
     def _ask_teacher(self, labels: Tensor | None) -> tuple[Tensor | None, Columns]:
         """Return the objective's own labels and the frozen teacher's vectors, a tensor a column."""
@@ -142,6 +161,24 @@ class ElasticLoss(nn.Module):
         )
 
 
+class LossPart(NamedTuple):
+    """One term or pull of a step, as it was computed.
+
+    Parameters
+    ----------
+    name
+        What it is and at which size, as ``loss/3x128``.
+    weight
+        What it weighs in the loss of the step.
+    value
+        Float scalar, without the weight, so that sizes can be compared.
+    """
+
+    name: str
+    weight: float
+    value: Tensor
+
+
 def step_loss(
     plan: StepPlan,
     exits: Mapping[int, Columns],
@@ -150,7 +187,29 @@ def step_loss(
     normalised_output: bool,
     taught: Columns | None = None,
 ) -> Tensor:
-    """Carry a plan out on vectors.
+    """Return the scalar sum of all weighted terms and pulls of a plan: see `loss_parts`."""
+    return total_of(loss_parts(plan, exits, objective, labels, normalised_output, taught))
+
+
+def total_of(parts: Iterable[LossPart]) -> Tensor:
+    """Return the weighted sum of the parts, a scalar."""
+    total: Tensor | None = None
+    for part in parts:
+        weighted = part.weight * part.value
+        total = weighted if total is None else total + weighted
+    assert total is not None, "a plan without a term"
+    return total
+
+
+def loss_parts(
+    plan: StepPlan,
+    exits: Mapping[int, Columns],
+    objective: Objective,
+    labels: Tensor | None,
+    normalised_output: bool,
+    taught: Columns | None = None,
+) -> Iterator[LossPart]:
+    """Carry a plan out on vectors, one part after the other.
 
     Parameters
     ----------
@@ -165,22 +224,41 @@ def step_loss(
     taught
         The frozen teacher's vectors, float [batch, its width] per column; for pulls towards it.
 
-    Returns
-    -------
-    Tensor
-        The scalar sum of all weighted terms and pulls.
+    Yields
+    ------
+    LossPart
+        The terms, then the pulls, in the order of the plan.
     """
-    total = torch.zeros((), device=exits[plan.layers()[0]][0].device)
     for term in plan.terms:
-        total = total + term.weight * objective(_prefix(exits[term.layers], term.dims), labels)
+        columns = _columns(exits, term.layers, term.documents)
+        yield LossPart(_name("loss", term), term.weight, objective(_prefix(columns, term.dims), labels))
     for pull in plan.pulls:
-        student, teacher = exits[pull.student[0]], _teacher_of(pull, exits, taught)
+        student = _columns(exits, pull.student[0], pull.documents)
+        teacher = _teacher_of(pull, exits, taught)
         if pull.as_output and normalised_output:
             student, teacher = _unit(student), _unit(teacher)
         if pull.teacher is not None:
             teacher = _prefix(teacher, pull.teacher[1])
-        total = total + pull.weight * pull.alignment(_prefix(student, pull.student[1]), teacher)
-    return total
+        value = pull.alignment(_prefix(student, pull.student[1]), teacher)
+        yield LossPart(_name("alignment", pull), pull.weight, value)
+
+
+def _name(kind: str, part: Term | Pull) -> str:
+    """Name a part for logs: ``loss/3x128``, or ``cross_exit_loss/3x128`` over documents of another exit."""
+    layers, dims = (part.layers, part.dims) if isinstance(part, Term) else part.student
+    return f"{'' if part.documents is None else 'cross_exit_'}{kind}/{layers}x{dims}"
+
+
+def _columns(exits: Mapping[int, Columns], layers: int, documents: int | None) -> Columns:
+    """Return the columns of an exit, or its queries with the documents of another one, detached."""
+    if documents is None:
+        return exits[layers]
+    queries, others = exits[layers], [column.detach() for column in exits[documents]]
+    if len(queries) > 1:
+        return [queries[0], *others[1:]]
+    # Texts without a counterpart: every other one is a document.
+    is_query = torch.arange(len(queries[0]), device=queries[0].device) % 2 == 0
+    return [torch.where(is_query[:, None], queries[0], others[0])]
 
 
 def _teacher_of(pull: Pull, exits: Mapping[int, Columns], taught: Columns | None) -> Columns:

@@ -88,6 +88,8 @@ class TestBeforeAnyModelIsLoaded:
             ("train --data pairs.jsonl --output out --strategy 2dsme", "Did you mean '2dmse'"),
             ("train --data pairs.jsonl --output out --strategy-options layers=2 --strategy mrl", "no option"),
             ("train --data pairs.jsonl --output out --strategy-options much", "expected NAME=VALUE"),
+            ("train --data pairs.jsonl --output out --report-to tensorbord", "Did you mean 'tensorboard'"),
+            ("train --data pairs.jsonl --output out --cross-exit -1", "cross_exit is -1"),
             ("train --data pairs.jsonl --output out --objective angel", "Did you mean 'angle'"),
             (
                 "train --data pairs.jsonl --output out --objective infonce --objective-options scales=1",

@@ -333,6 +333,9 @@ class TestMistakes:
     def test_an_objective_that_the_data_does_not_fit(self, tmp_path: Path, model: str) -> None:
         self.refused(tmp_path, model, "cosent", "2 text columns", objective="cosent")
 
+    def test_a_strategy_without_inner_exits_for_queries_to_stop_at(self, tmp_path: Path, model: str) -> None:
+        self.refused(tmp_path, model, "cross_exit", "'mrl' trains no inner", strategy="mrl", cross_exit=1.0)
+
     def test_sizes_that_the_model_lacks_are_said_before_the_teacher_is_asked(
         self, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -144,8 +144,12 @@ def trials_of(plan: Plan, method: Method) -> list[Unit]:
 
 
 def options_of(plan: Plan, unit: Unit) -> dict[str, Any]:
-    """Return the training options of a unit: the plan's, the method's, and those chosen or tried."""
-    return {**plan.defaults, **plan.methods[unit.method].options, **unit.options}
+    """Return the training options of a unit: the plan's, the method's, and those chosen or tried.
+
+    Nothing is logged unless a plan asks for it: a model's key is the content of its folder, and logs have
+    times in them.
+    """
+    return {"report_to": "none", **plan.defaults, **plan.methods[unit.method].options, **unit.options}
 
 
 _NOT_OF_A_METHOD = ("model", "data", "columns", "output", "limit", "seed", "checkpoints", "evaluations")

@@ -32,11 +32,14 @@ class Term:
     """``weight * objective`` at one exit, cut to `dims`.
 
     `layers` may be 0, the output of the embedding table, which is no size that a user can ask for.
+    `documents` names another exit at which the documents are read, detached, while the queries stay at
+    `layers`: see `matryoshka2d.strategies.cross_exit`. None reads all texts at one exit.
     """
 
     layers: int
     dims: int
     weight: float = 1.0
+    documents: int | None = None
 
 
 class Alignment(Protocol):
@@ -53,7 +56,7 @@ class Pull:
     an alignment of similarities can compare with a narrower student. `detach` stops the gradient at the
     teacher. `as_output` hands both sides over as the model itself returns them (unit length for a model
     that ends in a Normalize module) instead of as they come out of the pooling and the later modules,
-    before any final normalisation.
+    before any final normalisation. `documents` is as in `Term`.
     """
 
     student: tuple[int, int]
@@ -62,6 +65,7 @@ class Pull:
     weight: float = 1.0
     detach: bool = True
     as_output: bool = False
+    documents: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class StepPlan:
         read = {term.layers for term in self.terms}
         read |= {pull.student[0] for pull in self.pulls}
         read |= {pull.teacher[0] for pull in self.pulls if pull.teacher is not None}
+        read |= {term.documents for term in self.terms if term.documents is not None}
+        read |= {pull.documents for pull in self.pulls if pull.documents is not None}
         return tuple(sorted(read))
 
     @property

@@ -70,6 +70,11 @@ class TrainingOptions:
         "(the model as it was, so that existing indexes stay valid), or another model. Default: tuned for "
         "all-sizes with labels, original for distillation.",
     )
+    cross_exit: float = _choice(
+        0.0,
+        "Weight of shallow queries that meet documents at full depth, relative to each size by itself. Set 1 "
+        "to search one full-depth index with queries of any depth.",
+    )
     epochs: float = _choice(1.0, "Passes over the data.")
     batch_size: int = _choice(64, "Rows a step. Larger gives more in-batch negatives and needs more memory.")
     learning_rate: float | None = _choice(
@@ -103,7 +108,11 @@ class TrainingOptions:
     resume: bool = _choice(False, "Go on from the last complete checkpoint of the same output.")
     overwrite: bool = _choice(False, "Replace the output if it exists.")
     device: str | None = _choice(None, "cpu, cuda, mps. Default: the best there is.")
-    report_to: str = _choice("none", "none, tensorboard, wandb …: where the trainer logs to.")
+    report_to: str = _choice(
+        "tensorboard",
+        "Where losses go, of every size too: tensorboard (kept in the model's folder), wandb, mlflow …, "
+        "several with commas, or none.",
+    )
     push_to_hub: str | None = _choice(None, "Hub name (owner/name) to upload the result to.")
 
     def __post_init__(self) -> None:
@@ -113,6 +122,7 @@ class TrainingOptions:
         _check_range("max_length", self.max_length, 2, None)
         _check_range("weight_decay", self.weight_decay, 0.0, None)
         _check_range("warmup", self.warmup, 0.0, 1.0)
+        _check_range("cross_exit", self.cross_exit, 0.0, None)
         _check_range("evaluations", self.evaluations, 1, None)
         _check_range("gradient_accumulation", self.gradient_accumulation, 1, None)
         if self.dropout is not None:

@@ -27,6 +27,7 @@ from matryoshka2d.objectives import DataFormat, Objective, default_objective, ma
 from matryoshka2d.precision import Precision, resolve_precision
 from matryoshka2d.size import Size
 from matryoshka2d.strategies import Shape, Strategy, make_strategy
+from matryoshka2d.strategies.cross_exit import check_cross_exit
 from matryoshka2d.training import learning_rates
 from matryoshka2d.training.dev import DevGrid, dev_grid
 from matryoshka2d.training.model_card import write_model_card
@@ -45,6 +46,7 @@ from matryoshka2d.training.teaching import (
     teacher_name,
     with_teacher,
 )
+from matryoshka2d.training.trackers import drop_logs_of_nothing, keep_logs, trackers
 from matryoshka2d.training.trainer import (
     ElasticTrainer,
     FullBatchSampler,
@@ -121,6 +123,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
 def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
     """Make objective and strategy, so that a wrong name or option is said before any model is loaded."""
     objective = make_objective(options.objective, **options.objective_options) if options.objective else None
+    trackers(options.report_to)
     return objective, make_strategy(options.strategy, **options.strategy_options)
 
 
@@ -146,13 +149,16 @@ def _dev(encoder: ElasticEncoder, options: TrainingOptions) -> DevGrid | None:
 
 def _prepare(encoder: ElasticEncoder, options: TrainingOptions, strategy: Strategy) -> None:
     # Sizes that the model lacks are said now, not after a teacher has embedded all texts.
-    strategy.plan(Shape(encoder.depth, encoder.width), random.Random(options.seed))
+    shape = Shape(encoder.depth, encoder.width)
+    strategy.plan(shape, random.Random(options.seed))
+    sizes = trained_sizes(strategy, shape)
+    check_cross_exit(options.cross_exit, options.strategy, any(size.layers < encoder.depth for size in sizes))
     heads = preset_of(options).heads if options.heads is None else options.heads
     if heads and encoder.depth > 1:
         encoder.add_heads()
     encoder.record = {
         **encoder.record,
-        "sizes": [str(size) for size in trained_sizes(strategy, Shape(encoder.depth, encoder.width))],
+        "sizes": [str(size) for size in sizes],
         "training": {k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
     }
 
@@ -204,7 +210,14 @@ def _losses(
         teacher = teacher_name(options, distils=distils[name], takes=takes)
         if teacher is not None and teacher != SELF:
             rows, lookup = with_teacher(rows, text_columns(rows.column_names), load(teacher), quiet=quiet)
-        losses[name] = ElasticLoss(encoder, objectives[name], strategy, seed=options.seed, teacher=lookup)
+        losses[name] = ElasticLoss(
+            encoder,
+            objectives[name],
+            strategy,
+            seed=options.seed,
+            teacher=lookup,
+            cross_exit=options.cross_exit,
+        )
         datasets[name] = rows
     return losses, datasets
 
@@ -274,7 +287,7 @@ def _arguments(
         metric_for_best_model=f"eval_{dev.primary_metric}" if dev else None,
         greater_is_better=True if dev else None,
         logging_steps=0.02,
-        report_to=options.report_to,
+        report_to=trackers(options.report_to),
         disable_tqdm=quiet,
         run_name=Path(options.output).name,
     )
@@ -295,6 +308,9 @@ def _run(trainer: ElasticTrainer, options: TrainingOptions, checkpoint: str | No
         raise UserError(
             f"out of memory with batch size {options.batch_size}: lower --batch-size or --max-length"
         ) from error
+    finally:
+        if checkpoint is None and trainer.state.global_step == 0:
+            drop_logs_of_nothing(options.run_folder)
 
 
 def _finish(
@@ -304,6 +320,7 @@ def _finish(
     measured = dev.grid(encoder) if dev else None
     with staged_folder(options.output, overwrite=options.overwrite) as folder:
         encoder.save(str(folder), create_model_card=False)
+        keep_logs(options.run_folder, folder)
         write_model_card(folder, encoder, options, measured, trainer.state.global_step)
     shutil.rmtree(options.run_folder, ignore_errors=True)
     if options.push_to_hub:

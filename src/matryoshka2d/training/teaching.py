@@ -92,6 +92,7 @@ def plain_options(options: TrainingOptions) -> TrainingOptions:
         learning_rate=None,
         top_learning_rate=None,
         dropout=None,
+        cross_exit=0.0,
         dev=None,
         dev_sizes=None,
         output=str(options.teacher_folder),

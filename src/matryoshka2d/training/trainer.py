@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from sentence_transformers import SentenceTransformerTrainer
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
@@ -34,6 +36,11 @@ class ElasticTrainer(SentenceTransformerTrainer):
 
     data_collator_class = GroupDroppingCollator
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and beside the loss of the step that of every size since the last log."""
+        by_size = losses_by_size(self.loss) if "loss" in logs else {}
+        super().log({**logs, **by_size}, start_time)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         run = Path(self.args.output_dir)
         staging = run / _STAGING
@@ -57,6 +64,18 @@ class ElasticTrainer(SentenceTransformerTrainer):
     def _best(self, run: Path) -> str | None:
         step = self.state.best_global_step
         return str(run / f"checkpoint-{step}") if step else None
+
+
+def losses_by_size(loss: nn.Module | Mapping[str, nn.Module]) -> dict[str, float]:
+    """Take the losses of every size, in a mixture under the name of their data set."""
+    if isinstance(loss, nn.Module):
+        found = [part for part in loss.modules() if isinstance(part, ElasticLoss)]
+        return {name: value for part in found for name, value in part.by_size.take().items()}
+    return {
+        f"{dataset}/{name}": value
+        for dataset, one in loss.items()
+        for name, value in losses_by_size(one).items()
+    }
 
 
 def last_complete_checkpoint(run: Path) -> str | None:

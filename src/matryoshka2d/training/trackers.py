@@ -1,0 +1,67 @@
+"""Where a run is logged to: TensorBoard unless told otherwise, through the trainer's own integrations."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from matryoshka2d.errors import UserError, did_you_mean
+
+LOGS = "runs"
+"""Folder of TensorBoard's files: in the run folder while training, in the model's afterwards."""
+
+_NAMES_OF_ALL_OR_NOTHING = ("none", "all")
+
+
+def trackers(report_to: str) -> list[str]:
+    """Return the trackers that an option names, as the trainer takes them.
+
+    Parameters
+    ----------
+    report_to
+        Names with commas between them, ``none``, or ``all`` for every tracker that is installed.
+
+    Raises
+    ------
+    UserError
+        If a tracker is not known or not installed.
+
+    Examples
+    --------
+    >>> trackers("tensorboard"), trackers("none")
+    (['tensorboard'], [])
+    """
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    names = [name.strip() for name in report_to.split(",") if name.strip()]
+    known = sorted(INTEGRATION_TO_CALLBACK)
+    installed = get_available_reporting_integrations()
+    if not names or names == ["none"]:
+        return []
+    if names == ["all"]:
+        return list(installed)
+    for name in names:
+        if name not in known:
+            choices = [*_NAMES_OF_ALL_OR_NOTHING, *known]
+            raise UserError(
+                f"report_to is '{name}': expected one of {', '.join(choices)}.{did_you_mean(name, choices)}"
+            )
+        if name not in installed:
+            raise UserError(f"report_to is '{name}', which is not installed: pip install it, or choose none")
+    return names
+
+
+def keep_logs(run_folder: Path, model_folder: Path) -> None:
+    """Put the logs of a finished run into the folder of its model, where hubs and TensorBoard find them."""
+    if (run_folder / LOGS).is_dir():
+        shutil.copytree(run_folder / LOGS, model_folder / LOGS, dirs_exist_ok=True)
+
+
+def drop_logs_of_nothing(run_folder: Path) -> None:
+    """Remove the logs of a run that stopped before its first step, and its folder if that is all."""
+    shutil.rmtree(run_folder / LOGS, ignore_errors=True)
+    if run_folder.is_dir() and not any(run_folder.iterdir()):
+        run_folder.rmdir()
