@@ -175,7 +175,7 @@ class TestIntervals:
     def test_seeds_that_differ_widen_the_interval(self) -> None:
         random, gold, shared = world(4, 300)
         widths = []
-        for spread in (0.0, 1.0):
+        for spread in (0.0, 2.0):
             cosines = simulated(random, gold, shared, seed_spread=spread)
             got = score_intervals(bootstrap_spearman({"a": cosines}, {"a": gold}, resamples=200))
             widths.append((got.high - got.low).mean())
