@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
     "docs/train.md",
+    "docs/scale.md",
     "docs/evaluate.md",
     "docs/plan.md",
     "docs/ship.md",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.merged import exit_columns
+from matryoshka2d.merged import ExitVectors, exit_columns
 from tests import tiny
 
 LAYERS = (1, 3, tiny.LAYERS)
@@ -79,7 +79,7 @@ def gradients(model: ElasticEncoder, exits: dict[int, list[Tensor]]) -> dict[str
 
 def assert_same(model: ElasticEncoder, columns: list[Any], rows_per_group: int) -> None:
     expected = separately(model, columns)
-    merged = exit_columns(model, columns, LAYERS, rows_per_group)
+    merged = exit_columns(model.exit_vectors, columns, LAYERS, rows_per_group)
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=2e-5)
     torch.testing.assert_close(gradients(model, merged), gradients(model, expected), rtol=1e-3, atol=5e-4)
 
@@ -104,10 +104,10 @@ def test_token_types_are_carried_along_or_missing(
     assert_same(model, tokenised(model, columns, token_types), rows_per_group)
 
 
-def spied(model: ElasticEncoder, seen: list[dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    def run(features: dict[str, Any], exits: Any) -> dict[str, Any]:
+def spied(model: ElasticEncoder, seen: list[dict[str, Any]]) -> ExitVectors:
+    def run(features: dict[str, Any], layers: Sequence[int]) -> dict[int, Tensor]:
         seen.append(features)
-        return model(features, exits=exits)
+        return model.exit_vectors(features, layers)
 
     return run
 
@@ -148,7 +148,9 @@ def test_prompt_lengths_may_come_as_one_number_a_row() -> None:
     expected = separately(model, columns)
     for column in columns:
         column["prompt_length"] = torch.full((3,), column["prompt_length"])
-    torch.testing.assert_close(exit_columns(model, columns, LAYERS, 2), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        exit_columns(model.exit_vectors, columns, LAYERS, 2), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_columns_may_have_different_numbers_of_rows() -> None:
@@ -161,5 +163,5 @@ def test_vectors_are_float32_whatever_the_model_computes_in() -> None:
     model = encoder(*MODELS[0])
     columns = tokenised(model, [(tiny.TEXTS, None)])
     with torch.autocast("cpu", torch.bfloat16):
-        found = exit_columns(model, columns, LAYERS)
+        found = exit_columns(model.exit_vectors, columns, LAYERS)
     assert {column.dtype for n in LAYERS for column in found[n]} == {torch.float32}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from matryoshka2d import architectures, loading
 from matryoshka2d.errors import UserError
 from matryoshka2d.heads import ExitHeads
+from matryoshka2d.merged import exit_columns
 from matryoshka2d.size import Size, default_sizes
 
 _HEADS = "exit_heads"
@@ -168,7 +169,7 @@ class ElasticEncoder(SentenceTransformer):
 
     def forward(
         self,
-        input: dict[str, Any],
+        input: dict[str, Any] | Sequence[dict[str, Any]],
         size: str | Size | None = None,
         exits: Sequence[int] | None = None,
         **kwargs: Any,
@@ -178,13 +179,16 @@ class ElasticEncoder(SentenceTransformer):
         Parameters
         ----------
         input
-            What `preprocess` gives: tensors [batch, tokens].
+            What `preprocess` gives: tensors [batch, tokens]. With `exits`, also all text columns of a
+            training batch: a list of such features.
         size
             The size to run at; only its layers are run. `encode`, `encode_query` and
             `encode_document` take the same argument and hand it on.
         exits
             Layers whose `exit_vectors` are wanted instead. Losses ask here, through the call that
-            autocast and data-parallel wrappers see.
+            autocast and data-parallel wrappers see: once a step, with all columns.
+        **kwargs
+            For columns, how they are run: `matryoshka2d.merged.exit_columns`.
 
         Returns
         -------
@@ -192,6 +196,8 @@ class ElasticEncoder(SentenceTransformer):
             The features, with ``sentence_embedding``: float [batch, dims], of unit length if a size was
             asked for here or when loading; or ``exit_vectors`` alone, if those were asked for.
         """
+        if not isinstance(input, Mapping):
+            return {"exit_vectors": exit_columns(self.exit_vectors, input, exits or (), **kwargs)}
         if exits is not None:
             return {"exit_vectors": self.exit_vectors(input, exits)}
         wanted = self._size if size is None else self.check(size)

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from matryoshka2d.caching import term_by_term
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.merged import ROWS_PER_GROUP, exit_columns
+from matryoshka2d.gathering import same_chance, whole_batch
+from matryoshka2d.merged import ROWS_PER_GROUP
 from matryoshka2d.objectives import DataFormat, Objective, make_objective
 from matryoshka2d.registry import require_not_negative
 from matryoshka2d.size_losses import SizeLosses
@@ -51,6 +53,12 @@ class ElasticLoss(nn.Module):
         `matryoshka2d.strategies.cross_exit`. Default 0. Set 1 to search one full-depth index at any depth.
     rows_per_group
         Texts that run through the encoder together; see `matryoshka2d.merged`.
+    mini_batch_tokens
+        Tokens that run through the encoder together, instead. The gradient is then cached, so that memory
+        depends on this number and hardly on the batch size; see `matryoshka2d.caching`. Set it for large
+        batches: 4096 on a CPU, more on a GPU. None, the default, is faster where a batch fits in memory.
+
+    Under data-parallel training the loss is that of the rows of all processes: see `matryoshka2d.gathering`.
 
     Attributes
     ----------
@@ -74,6 +82,7 @@ class ElasticLoss(nn.Module):
         teacher: TeacherLookup | None = None,
         cross_exit: float = 0.0,
         rows_per_group: int = ROWS_PER_GROUP,
+        mini_batch_tokens: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, ElasticEncoder):
@@ -95,6 +104,7 @@ class ElasticLoss(nn.Module):
         self.cross_exit = cross_exit
         require_not_negative(self, "cross_exit")
         self.rows_per_group = rows_per_group
+        self.mini_batch_tokens = mini_batch_tokens
         self.by_size = SizeLosses()
 
     def plan(self) -> StepPlan:
@@ -112,22 +122,39 @@ class ElasticLoss(nn.Module):
         labels
             What the objective compares with, if anything.
         """
-        columns = list(sentence_features)
         plan = self.plan()
+        chance = StepRandom(self.seed, self.step).getrandbits(63)
         self.step += int(self.training)
-        needs_own_teacher = self.distils and self.teacher is None
-        layers = sorted({*plan.layers(), *([self.shape.layers] if needs_own_teacher else [])})
-        exits = exit_columns(self.model, columns, layers, self.rows_per_group)
-        device = exits[layers[-1]][0].device
+        exits, labels = whole_batch(self._exits(list(sentence_features), plan), labels)
+        device = exits[plan.layers()[0]][0].device
         taught = None
         if self.shape.has_teacher:
             labels, taught = self._ask_teacher(labels)
-        with torch.autocast(device.type, enabled=False):
-            targets = self._targets(exits, labels)
-            parts = list(loss_parts(plan, exits, self.objective, targets, self.as_output, taught))
+        targets = self._targets(exits, labels)
+        noted: list[LossPart] = []
+
+        def terms(vectors: Mapping[int, Columns]) -> Iterator[Tensor]:
+            for part in loss_parts(plan, vectors, self.objective, targets, self.as_output, taught):
+                noted.append(part._replace(value=part.value.detach()))
+                yield part.weight * part.value
+
+        with torch.autocast(device.type, enabled=False), same_chance(chance, device):
+            total = sum_of(terms(exits)) if self.mini_batch_tokens is None else term_by_term(terms, exits)
         if self.training:
-            self.by_size.add([part.name for part in parts], [part.value for part in parts])
-        return total_of(parts)
+            self.by_size.add([part.name for part in noted], [part.value for part in noted])
+        return total
+
+    def _exits(self, columns: list[dict[str, Any]], plan: StepPlan) -> Mapping[int, Columns]:
+        """Return the vectors that the plan reads, from one call of the encoder."""
+        needs_own_teacher = self.distils and self.teacher is None
+        layers = sorted({*plan.layers(), *([self.shape.layers] if needs_own_teacher else [])})
+        found: Mapping[int, Columns] = self.model(
+            columns,
+            exits=layers,
+            rows_per_group=self.rows_per_group,
+            mini_batch_tokens=self.mini_batch_tokens,
+        )["exit_vectors"]
+        return found
 
     def _ask_teacher(self, labels: Tensor | None) -> tuple[Tensor | None, Columns]:
         """Return the objective's own labels and the frozen teacher's vectors, a tensor a column."""
@@ -188,17 +215,14 @@ def step_loss(
     taught: Columns | None = None,
 ) -> Tensor:
     """Return the scalar sum of all weighted terms and pulls of a plan: see `loss_parts`."""
-    return total_of(loss_parts(plan, exits, objective, labels, normalised_output, taught))
+    parts = loss_parts(plan, exits, objective, labels, normalised_output, taught)
+    return sum_of(part.weight * part.value for part in parts)
 
 
-def total_of(parts: Iterable[LossPart]) -> Tensor:
-    """Return the weighted sum of the parts, a scalar."""
-    total: Tensor | None = None
-    for part in parts:
-        weighted = part.weight * part.value
-        total = weighted if total is None else total + weighted
-    assert total is not None, "a plan without a term"
-    return total
+def sum_of(terms: Iterable[Tensor]) -> Tensor:
+    """Return the sum of scalars, in their order."""
+    first, *others = terms
+    return sum(others, start=first)
 
 
 def loss_parts(

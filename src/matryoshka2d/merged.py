@@ -7,44 +7,57 @@ run in a few groups of similar length. Sums over the batch come out the same; th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from matryoshka2d.caching import replayed
+
 Features = Mapping[str, Any]
+ExitVectors = Callable[[dict[str, Any], Sequence[int]], dict[int, Tensor]]
+"""Features of texts, and layers → layer → float [texts, width]."""
 ROWS_PER_GROUP = 48
 """Texts that run together. Fewer pad less, more fill the processor better; on two cores 64 did no better."""
 
 
 def exit_columns(
-    run: Callable[..., dict[str, Any]],
+    run: ExitVectors,
     columns: Sequence[Features],
     layers: Sequence[int],
     rows_per_group: int = ROWS_PER_GROUP,
+    mini_batch_tokens: int | None = None,
 ) -> dict[int, list[Tensor]]:
     """Return the exit vectors of every column of a batch.
 
     Parameters
     ----------
     run
-        The encoder, or a wrapper of it: ``run(features, exits=layers)["exit_vectors"]``.
+        `ElasticEncoder.exit_vectors`, or a wrapper of it.
     columns
         The tokenised columns, each with tensors [batch, tokens].
     layers
         The exits to read.
     rows_per_group
         Texts that run together; groups hold texts of similar length.
+    mini_batch_tokens
+        Tokens that run together, padding included, instead of `rows_per_group`. Groups then leave nothing in
+        memory but their vectors, and run again in the backward pass: see `matryoshka2d.caching`.
 
     Returns
     -------
     dict
         layer → one float32 tensor [batch, width] per column, in the order of the rows.
     """
+    if mini_batch_tokens is not None:
+        run, groups = replayed(run), partial(by_tokens, tokens=mini_batch_tokens)
+    else:
+        groups = partial(by_rows, rows=rows_per_group)
     results: dict[int, list[Tensor]] = {n: [torch.empty(0)] * len(columns) for n in layers}
     for members in _mergeable(columns):
         merged = _merge([columns[i] for i in members])
-        vectors = _run_in_groups(run, merged, layers, rows_per_group)
+        vectors = _run_in_groups(run, merged, layers, groups)
         sizes = [len(columns[i]["attention_mask"]) for i in members]
         for n in layers:
             for i, part in zip(members, torch.split(vectors[n], sizes), strict=True):
@@ -89,14 +102,44 @@ def _pad(column: Features, key: str, width: int) -> Tensor:
     return torch.nn.functional.pad(value, (missing, 0) if on_left else (0, missing), value=fill)
 
 
-def _run_in_groups(
-    run: Callable[..., dict[str, Any]], merged: Features, layers: Sequence[int], rows_per_group: int
-) -> dict[int, Tensor]:
-    lengths = merged["attention_mask"].sum(dim=1)
+def by_rows(lengths: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """Return groups of texts of similar length, as even as can be, of no more than so many texts.
+
+    >>> by_rows(torch.tensor([9, 1, 5]), rows=2)
+    (tensor([1, 2]), tensor([0]))
+    """
     order = torch.argsort(lengths, stable=True)
-    groups = [_take(merged, rows) for rows in order.chunk(max(1, -(-len(order) // rows_per_group)))]
-    outputs = [run(group, exits=layers)["exit_vectors"] for group in groups]
-    back = torch.argsort(order)
+    return order.chunk(max(1, -(-len(order) // rows)))
+
+
+def by_tokens(lengths: Tensor, tokens: int) -> tuple[Tensor, ...]:
+    """Return groups of texts of similar length, of no more than so many tokens, padding included.
+
+    A text that is longer than that is a group of its own.
+
+    >>> by_tokens(torch.tensor([9, 1, 5, 5]), tokens=10)
+    (tensor([1]), tensor([2, 3]), tensor([0]))
+    """
+    order = torch.argsort(lengths, stable=True)
+    ascending = lengths[order].tolist()
+    sizes, end = [], len(ascending)
+    # From the longest down: the rest, which may be few, is then of short texts.
+    while end:
+        size = max(1, min(end, tokens // max(1, ascending[end - 1])))
+        sizes.append(size)
+        end -= size
+    return torch.split(order, sizes[::-1])
+
+
+def _run_in_groups(
+    run: ExitVectors,
+    merged: Features,
+    layers: Sequence[int],
+    groups: Callable[[Tensor], Sequence[Tensor]],
+) -> dict[int, Tensor]:
+    members = groups(merged["attention_mask"].sum(dim=1))
+    outputs = [run(_take(merged, rows), layers) for rows in members]
+    back = torch.argsort(torch.cat(list(members)))
     return {n: torch.cat([output[n].float() for output in outputs])[back] for n in layers}
 
 

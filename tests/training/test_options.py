@@ -33,6 +33,7 @@ def one_line(raised: pytest.ExceptionInfo[UserError], *words: str) -> None:
         ({"gradient_accumulation": 0}, ["gradient_accumulation is 0"]),
         ({"dropout": 1.0}, ["dropout is 1.0", "at most 0.99"]),
         ({"limit": 0}, ["limit is 0"]),
+        ({"mini_batch_tokens": 0}, ["mini_batch_tokens is 0"]),
         ({"learning_rate": -1e-3}, ["learning_rate is -0.001"]),
         ({"learning_rate": float("inf")}, ["learning_rate is inf"]),
         ({"top_learning_rate": -1.0}, ["top_learning_rate is -1.0"]),

@@ -39,6 +39,22 @@ def trained_something(model: str, after: ElasticEncoder) -> bool:
 class TestWhatRuns:
     """Every form of data and every strategy trains, and what is written is what is returned."""
 
+    @pytest.mark.parametrize("tokens", [None, 30])
+    def test_bf16_ends_with_the_run(self, tmp_path: Path, model: str, tokens: int | None) -> None:
+        small.run(tmp_path, model, precision="bf16", mini_batch_tokens=tokens)
+        assert not torch.is_autocast_enabled("cpu")
+
+    @pytest.mark.parametrize("form", ["pairs", "texts"])
+    def test_cached_gradients_train_the_same_model(self, tmp_path: Path, model: str, form: str) -> None:
+        data = [small.data_file(tmp_path, form)]
+        choices = {"data": data, "batch_size": 12, "learning_rate": 1e-2}
+        whole = small.run(tmp_path, model, "whole", **choices)
+        cached = small.run(tmp_path, model, "cached", **choices, mini_batch_tokens=30)
+        before, *after = (m.exits(tiny.TEXTS)[2] for m in (small.load(Path(model)), whole, cached))
+        assert np.abs(after[0] - before).max() > 0.05
+        np.testing.assert_allclose(after[1], after[0], atol=1e-4)
+        assert "--mini-batch-tokens 30" in (tmp_path / "cached" / "README.md").read_text()
+
     @pytest.mark.parametrize(
         ("form", "objective"),
         [("texts", "distillation"), ("pairs", "infonce"), ("triplets", "infonce"), ("scored", "cosent")],
@@ -346,12 +362,42 @@ class TestMistakes:
         with pytest.raises(UserError, match="9x8 is too deep: the model has 4 layers"):
             small.run(tmp_path, model, data=data, strategy_options=options)
 
-    def test_running_out_of_memory(self, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        "error",
+        [torch.OutOfMemoryError("no room"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    )
+    @pytest.mark.parametrize(
+        ("choices", "flags"),
+        [
+            ({}, ["--mini-batch-tokens 4096", "--batch-size", "--max-length"]),
+            ({"mini_batch_tokens": 512}, ["--mini-batch-tokens to 256", "--max-length"]),
+            ({"mini_batch_tokens": 100}, ["--batch-size", "--max-length"]),
+        ],
+    )
+    def test_running_out_of_memory_names_the_flag_that_lowers_it(
+        self,
+        tmp_path: Path,
+        model: str,
+        monkeypatch: pytest.MonkeyPatch,
+        error: RuntimeError,
+        choices: dict[str, Any],
+        flags: list[str],
+    ) -> None:
         def run_out(*_: Any, **__: Any) -> Any:
-            raise torch.OutOfMemoryError("no room")
+            raise error
 
         monkeypatch.setattr(ElasticEncoder, "exit_vectors", run_out)
-        self.refused(tmp_path, model, "out of memory with batch size 4", "--batch-size")
+        self.refused(tmp_path, model, "out of memory with ", *flags, **choices)
+
+    def test_another_error_of_the_machine_is_not_taken_for_it(
+        self, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(ElasticEncoder, "exit_vectors", fail)
+        with pytest.raises(RuntimeError, match="a defect"):
+            small.run(tmp_path, model)
 
     def test_options_given_twice(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="seed"):

@@ -76,7 +76,17 @@ class TrainingOptions:
         "to search one full-depth index with queries of any depth.",
     )
     epochs: float = _choice(1.0, "Passes over the data.")
-    batch_size: int = _choice(64, "Rows a step. Larger gives more in-batch negatives and needs more memory.")
+    batch_size: int = _choice(
+        64,
+        "Rows a step, over all devices. Larger gives more in-batch negatives and needs more memory, but "
+        "hardly any with --mini-batch-tokens.",
+    )
+    mini_batch_tokens: int | None = _choice(
+        None,
+        "Cache gradients: embed a batch in parts of so many tokens, so that memory hardly grows with the "
+        "batch size, for one more forward pass. Default: the batch at once. For large batches: 4096 on a "
+        "CPU, more on a GPU.",
+    )
     learning_rate: float | None = _choice(
         None,
         "Rate of the lowest layer. Default: 3e-4 for all-sizes, 1e-4 for the other 2D strategies, 2e-5 else.",
@@ -127,8 +137,9 @@ class TrainingOptions:
         _check_range("gradient_accumulation", self.gradient_accumulation, 1, None)
         if self.dropout is not None:
             _check_range("dropout", self.dropout, 0.0, 0.99)
-        if self.limit is not None:
-            _check_range("limit", self.limit, 1, None)
+        for name in ("limit", "mini_batch_tokens"):
+            if getattr(self, name) is not None:
+                _check_range(name, getattr(self, name), 1, None)
         for name in ("learning_rate", "top_learning_rate", "head_learning_rate"):
             if getattr(self, name) is not None:
                 _check_range(name, getattr(self, name), 0.0, None)

@@ -217,6 +217,7 @@ def _losses(
             seed=options.seed,
             teacher=lookup,
             cross_exit=options.cross_exit,
+            mini_batch_tokens=options.mini_batch_tokens,
         )
         datasets[name] = rows
     return losses, datasets
@@ -304,13 +305,44 @@ def _run(trainer: ElasticTrainer, options: TrainingOptions, checkpoint: str | No
         options.run_folder.rmdir()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of memory with batch size {options.batch_size}: lower --batch-size or --max-length"
-        ) from error
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise UserError(out_of_memory(options)) from error
     finally:
         if checkpoint is None and trainer.state.global_step == 0:
             drop_logs_of_nothing(options.run_folder)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU, torch says it in words alone.
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def out_of_memory(options: TrainingOptions) -> str:
+    """Return what is said to a run that does not fit: the flags that make it fit.
+
+    >>> out_of_memory(TrainingOptions(batch_size=512))
+    'out of memory with batch size 512: set --mini-batch-tokens 4096, or lower --batch-size or --max-length'
+    >>> out_of_memory(TrainingOptions(batch_size=512, mini_batch_tokens=4096))
+    'out of memory with mini-batches of 4096 tokens: lower --mini-batch-tokens to 2048, or --max-length'
+    """
+    tokens = options.mini_batch_tokens
+    if tokens is None:
+        return (
+            f"out of memory with batch size {options.batch_size}: set --mini-batch-tokens 4096, or lower "
+            f"--batch-size or --max-length"
+        )
+    if tokens > options.max_length:
+        lower = max(tokens // 2, options.max_length)
+        return (
+            f"out of memory with mini-batches of {tokens} tokens: lower --mini-batch-tokens to {lower}, or "
+            f"--max-length"
+        )
+    return (
+        f"out of memory with mini-batches of one text and batch size {options.batch_size}: lower "
+        f"--batch-size or --max-length"
+    )
 
 
 def _finish(
