@@ -19,6 +19,7 @@ PAGES = [
     "README.md",
     "docs/train.md",
     "docs/scale.md",
+    "docs/decoders.md",
     "docs/evaluate.md",
     "docs/plan.md",
     "docs/ship.md",
@@ -39,8 +40,17 @@ def small_default(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny.sentence_model(folder, num_hidden_layers=6, hidden_size=384, num_attention_heads=4)
 
 
+@pytest.fixture(scope="module")
+def small_decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a tiny random decoder of the same depth, without a pooling of its own."""
+    folder = tmp_path_factory.mktemp("decoder")
+    return tiny.checkpoint(folder, "qwen3", "left", num_hidden_layers=6, hidden_size=128)
+
+
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_default: str) -> Path:
+def workplace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_default: str, small_decoder: str
+) -> Path:
     """Return an empty folder with the files that the docs speak of, where `default` is the tiny model."""
     monkeypatch.chdir(tmp_path)
     experiments = [f"matryoshka2d.experiments.{room}" for room in ("workshop", "expected", "pruning")]
@@ -72,6 +82,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_default: st
     _write_lines(tmp_path / "BEIR" / "corpus.jsonl", documents)
     _write_lines(tmp_path / "BEIR" / "queries.jsonl", [json.dumps({"_id": "q", "text": "a red dog"})])
     _write_lines(tmp_path / "BEIR" / "qrels.tsv", ["query-id\tcorpus-id\tscore", "q\td1\t1"])
+    (tmp_path / "DECODER").symlink_to(small_decoder, target_is_directory=True)
     return tmp_path
 
 

@@ -184,6 +184,13 @@ CHOICES: dict[str, dict[str, Any]] = {
         "evaluations": 2,
         "cross_exit": 0.5,
     },
+    "decoder": {
+        "lora": True,
+        "lora_options": {"rank": "8", "targets": "q_proj,v_proj"},
+        "gradient_checkpointing": True,
+        "query_prompt": "Instruct: find it\nQuery: ",
+        "document_prompt": "",
+    },
     "words": {
         "pooling": "cls",
         "teacher": "self",

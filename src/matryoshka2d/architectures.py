@@ -71,6 +71,9 @@ class Architecture:
     transformers
         The oldest release of transformers that reads a config written today. Release 5 renamed the
         settings of rotary positions.
+    causal
+        Whether a token sees only those before it, unless the config says ``use_bidirectional_attention``.
+        The first token of such a model knows nothing of the text.
     post_norm
         For BERT-like models: where their parts are, so that inference may run them without padding.
         None runs the model's own layers, which is right for any architecture.
@@ -80,6 +83,7 @@ class Architecture:
     final_norm: str | None = None
     per_layer_config: tuple[str, ...] = ("layer_types",)
     transformers: str = "4.41"
+    causal: bool = False
     post_norm: PostNormParts | None = None
 
 
@@ -109,8 +113,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "distilbert": Architecture("transformer.layer", post_norm=_DISTILBERT),
     "modernbert": Architecture("layers", final_norm="final_norm", transformers="5.0"),
     "eurobert": Architecture("layers", final_norm="norm", transformers="5.3"),
-    "qwen3": Architecture("layers", final_norm="norm", transformers="5.0"),
-    "gemma3_text": Architecture("layers", final_norm="norm", transformers="5.0"),
+    "qwen3": Architecture("layers", final_norm="norm", transformers="5.0", causal=True),
+    "gemma3_text": Architecture("layers", final_norm="norm", transformers="5.0", causal=True),
 }
 """``config.model_type`` → where its layers are."""
 
@@ -143,6 +147,16 @@ def architecture_of(config: Any) -> Architecture:
             f"Architecture(layers='path.of.its.layers', final_norm=None)"
         )
     return ARCHITECTURES[model_type]
+
+
+def is_causal(config: Any) -> bool:
+    """Return whether a token of this model sees only those before it.
+
+    >>> from transformers import BertConfig, Qwen3Config
+    >>> is_causal(Qwen3Config()), is_causal(BertConfig())
+    (True, False)
+    """
+    return architecture_of(config).causal and not getattr(config, "use_bidirectional_attention", False)
 
 
 def layers_of(model: nn.Module) -> nn.ModuleList:

@@ -46,7 +46,10 @@ class ExitHeads(nn.Module):
     def apply_to(self, vectors: Tensor, layers: int) -> Tensor:
         """Return the vectors [batch, width] of an exit as its head turns them."""
         head = self.at(layers)
-        return vectors if head is None else cast(Tensor, head.linear(vectors))
+        if head is None:
+            return vectors
+        # While adapters are trained, heads are in float32 above a model in half precision.
+        return cast(Tensor, head.linear(vectors.to(cast(Tensor, head.linear.weight).dtype)))
 
     def keep(self, layers: int) -> None:
         """Drop the heads of deeper exits, for an encoder that has only the first layers."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from matryoshka2d.architectures import architecture_of, cut_config
+from matryoshka2d.architectures import architecture_of, cut_config, is_causal
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.size import Size
 
@@ -148,6 +148,11 @@ def _pooled_modules(
     for key in (*_HUB_ARGUMENTS, "trust_remote_code"):
         kwargs.pop(key, None)
     transformer = Transformer(name, config_kwargs={**hub, **config_kwargs}, **given, **cache)
+    if pooling == "cls" and is_causal(transformer.model.config):
+        raise UserError(
+            f"pooling 'cls' takes the first token, which in {name} sees nothing of the text that follows: "
+            "choose last or mean"
+        )
     return [transformer, Pooling(transformer.get_embedding_dimension(), POOLINGS[pooling])]
 
 

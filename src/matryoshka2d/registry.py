@@ -198,7 +198,7 @@ def _read_float(value: Any) -> float:
     return float(value)
 
 
-_READERS: dict[Any, Any] = {bool: _read_bool, int: _read_int, float: _read_float}
+_READERS: dict[Any, Any] = {bool: _read_bool, int: _read_int, float: _read_float, str: str}
 
 
 def _type_name(annotation: Any) -> str:
@@ -217,6 +217,7 @@ _NAMES: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "
 _TUPLE_NAMES: dict[Any, str] = {
     int: "whole numbers, as in 8,16,32",
     float: "numbers, as in 1,0.5",
+    str: "names, as in q_proj,v_proj",
     Size: "sizes, as in 2x32 4x64",
 }
 

@@ -90,6 +90,8 @@ class TestBeforeAnyModelIsLoaded:
             ("train --data pairs.jsonl --output out --strategy-options much", "expected NAME=VALUE"),
             ("train --data pairs.jsonl --output out --report-to tensorbord", "Did you mean 'tensorboard'"),
             ("train --data pairs.jsonl --output out --cross-exit -1", "cross_exit is -1"),
+            ("train --data pairs.jsonl --output out --lora --lora-options r=8", "adapter 'lora' has no opt"),
+            ("train --data pairs.jsonl --output out --lora-options rank=8", "lora_options without lora"),
             ("train --data pairs.jsonl --output out --objective angel", "Did you mean 'angle'"),
             (
                 "train --data pairs.jsonl --output out --objective infonce --objective-options scales=1",

@@ -63,6 +63,14 @@ class TrainingOptions:
         "Give inner exits a light linear head. Default: yes for all-sizes, no for the published methods.",
     )
     pooling: str | None = _choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
+    query_prompt: str | None = _choice(
+        None,
+        "Text before every anchor, kept as the model's prompt 'query'. Default: the model's own, if any.",
+    )
+    document_prompt: str | None = _choice(
+        None,
+        "Text before every positive and negative, kept as the prompt 'document'. Default: the model's own.",
+    )
     teacher: str | None = _choice(
         None,
         "Who teaches, for all-sizes and for distillation: 'tuned' (a plain fine-tune on the same data, made "
@@ -99,6 +107,17 @@ class TrainingOptions:
     warmup: float = _choice(0.1, "Share of the steps over which the rates rise.")
     weight_decay: float = _choice(0.01, "Weight decay of AdamW.")
     max_length: int = _choice(128, "Tokens a text; longer texts are cut. Raise it for documents.")
+    lora: bool = _choice(
+        False,
+        "Train low-rank adapters instead of all weights, and merge them at the end: for models whose "
+        "gradients and optimiser do not fit into memory.",
+    )
+    lora_options: dict[str, str] = _choice(
+        {}, "Options of LoRA, as rank=16,alpha=32,dropout=0,targets=q_proj,v_proj."
+    )
+    gradient_checkpointing: bool = _choice(
+        False, "Compute a layer's activations again in the backward pass: less memory, a third more time."
+    )
     dropout: float | None = _choice(
         None, "Dropout while training. Default: 0 for all-sizes, else what the model's config says."
     )
@@ -163,6 +182,8 @@ class TrainingOptions:
             raise UserError("no training data: expected a file or hub data set, as --data pairs.jsonl")
         if not self.output:
             raise UserError("no output: expected the folder to write the model to, as --output my-model")
+        if self.lora_options and not self.lora:
+            raise UserError("lora_options without lora: add --lora, or leave them out")
         if self.dev_sizes and not self.dev:
             raise UserError("dev_sizes without a dev set: name one, as --dev sts.tsv, or leave them out")
         named = (self.model, self.dev, self.teacher, *self.data)

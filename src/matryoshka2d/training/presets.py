@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matryoshka2d.training.options import TrainingOptions
 
@@ -41,10 +41,15 @@ PRESETS: dict[str, Preset] = {
 """Strategy → preset; the published 2D methods share the plain `Preset`."""
 
 
+LORA_RATE = 2e-4
+"""Rate of LoRA's adapters: they start at zero, and frozen weights cannot be forgotten."""
+
+
 def preset_of(options: TrainingOptions) -> Preset:
-    """Return the preset of a run's strategy.
+    """Return the preset of a run's strategy; adapters take one high rate, at every depth.
 
     >>> preset_of(TrainingOptions(strategy="2dmse"))
     Preset(learning_rate=0.0001, top_share=1.0, heads=False, dropout=None, teacher=None)
     """
-    return PRESETS.get(options.strategy, Preset())
+    preset = PRESETS.get(options.strategy, Preset())
+    return replace(preset, learning_rate=LORA_RATE, top_share=1.0) if options.lora else preset

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from torch import nn
 from transformers import set_seed
 
 from matryoshka2d.data import POSITIVE_PAIRS, SCORED_PAIRS, TEXTS, TRIPLETS, read_mixture, text_columns
@@ -29,12 +30,14 @@ from matryoshka2d.size import Size
 from matryoshka2d.strategies import Shape, Strategy, make_strategy
 from matryoshka2d.strategies.cross_exit import check_cross_exit
 from matryoshka2d.training import learning_rates
+from matryoshka2d.training.column_prompts import column_prompts
 from matryoshka2d.training.dev import DevGrid, dev_grid
+from matryoshka2d.training.lora import add_adapters, make_lora, merge_adapters, target_layers
 from matryoshka2d.training.model_card import write_model_card
 from matryoshka2d.training.options import TrainingOptions, run_folder_of
 from matryoshka2d.training.presets import preset_of
 from matryoshka2d.training.progress import show_progress
-from matryoshka2d.training.settings import training_settings
+from matryoshka2d.training.settings import check_checkpointing, training_settings
 from matryoshka2d.training.teaching import (
     SELF,
     TUNED,
@@ -52,6 +55,7 @@ from matryoshka2d.training.trainer import (
     FullBatchSampler,
     StepOfLoss,
     last_complete_checkpoint,
+    release,
 )
 
 # What a file holds, in the objectives' words: data knows no objectives, and objectives know no files.
@@ -104,7 +108,8 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     mixture = read_mixture(options.data, options.columns or None, options.limit)
     set_seed(options.seed)
     encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
-    _prepare(encoder, options, strategy)
+    dtype = encoder.dtype
+    _prepare(encoder, options, strategy, precision)
     dev = _dev(encoder, options)
     objectives = _objectives(mixture, named, options)
     losses, datasets = _losses(encoder, mixture, objectives, strategy, options, quiet)
@@ -114,9 +119,19 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
         note = f"Training {options.strategy} on {rows} rows in {precision.reason}"
         print(note, file=sys.stderr)
     dropout = preset_of(options).dropout if options.dropout is None else options.dropout
-    with training_settings(encoder, options.max_length, on_cpu, dropout):
-        trainer = _trainer(encoder, losses, datasets, options, precision, dev, quiet)
+    prompts = {
+        name: column_prompts(encoder, form, text_columns(mixture.datasets[name].column_names))
+        for name, form in mixture.formats.items()
+    }
+    with training_settings(encoder, options.max_length, on_cpu, dropout, options.gradient_checkpointing):
+        if options.lora:
+            add_adapters(encoder, make_lora(options.lora_options), seed=options.seed)
+        trainer = _trainer(encoder, losses, datasets, options, precision, dev, prompts, quiet)
         _run(trainer, options, checkpoint)
+        release(encoder, trainer)
+        if options.lora:
+            merge_adapters(encoder)
+    _cast(encoder, dtype)
     return _finish(encoder, trainer, options, dev)
 
 
@@ -124,6 +139,8 @@ def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
     """Make objective and strategy, so that a wrong name or option is said before any model is loaded."""
     objective = make_objective(options.objective, **options.objective_options) if options.objective else None
     trackers(options.report_to)
+    if options.lora:
+        make_lora(options.lora_options)
     return objective, make_strategy(options.strategy, **options.strategy_options)
 
 
@@ -147,20 +164,64 @@ def _dev(encoder: ElasticEncoder, options: TrainingOptions) -> DevGrid | None:
     return dev
 
 
-def _prepare(encoder: ElasticEncoder, options: TrainingOptions, strategy: Strategy) -> None:
+def _prepare(
+    encoder: ElasticEncoder, options: TrainingOptions, strategy: Strategy, precision: Precision
+) -> None:
     # Sizes that the model lacks are said now, not after a teacher has embedded all texts.
     shape = Shape(encoder.depth, encoder.width)
     strategy.plan(shape, random.Random(options.seed))
     sizes = trained_sizes(strategy, shape)
+    check_reads_the_text(encoder, options.strategy, strategy, shape)
+    if options.gradient_checkpointing:
+        check_checkpointing(encoder)
+    if options.lora:
+        target_layers(encoder.base, make_lora(options.lora_options).targets)
     check_cross_exit(options.cross_exit, options.strategy, any(size.layers < encoder.depth for size in sizes))
     heads = preset_of(options).heads if options.heads is None else options.heads
     if heads and encoder.depth > 1:
         encoder.add_heads()
+    _widen(encoder, options, precision)
+    for side, prompt in (("query", options.query_prompt), ("document", options.document_prompt)):
+        if prompt is not None:
+            encoder.prompts[side] = prompt
     encoder.record = {
         **encoder.record,
         "sizes": [str(size) for size in sizes],
         "training": {k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
     }
+
+
+def _widen(encoder: ElasticEncoder, options: TrainingOptions, precision: Precision) -> None:
+    """Put what is trained into float32: half precision would round the small steps of an optimiser away.
+
+    Frozen weights may stay as they came, if the run computes in half precision anyway.
+    """
+    if not options.lora or precision.name == "fp32":
+        _cast(encoder, torch.float32)
+    elif encoder.heads is not None:
+        _cast(encoder.heads, torch.float32)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Put the weights into a type; buffers, such as the angles of rotary positions, stay exact."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def check_reads_the_text(
+    encoder: ElasticEncoder, name: str, strategy: Strategy, shape: Shape, draws: int = 256
+) -> None:
+    """Raise a `UserError` if a strategy trains the embedding output of a model that pools its last token.
+
+    Below the first layer the last token has seen no other: its vector says nothing of the text.
+    """
+    modes = {getattr(module, "pooling_mode", None) for module in encoder}
+    plans = (strategy.plan(shape, random.Random(step)) for step in range(draws))
+    if "lasttoken" in modes and any(0 in plan.layers() for plan in plans):
+        raise UserError(
+            f"strategy '{name}' trains the output of the embedding table too, where the last token, which "
+            "this model pools, has read nothing: choose all-sizes or 2dmse, or pooling mean"
+        )
 
 
 def trained_sizes(strategy: Strategy, shape: Shape, draws: int = 256) -> list[Size]:
@@ -209,7 +270,8 @@ def _losses(
             rows = rows.select_columns(text_columns(rows.column_names))
         teacher = teacher_name(options, distils=distils[name], takes=takes)
         if teacher is not None and teacher != SELF:
-            rows, lookup = with_teacher(rows, text_columns(rows.column_names), load(teacher), quiet=quiet)
+            columns, form = text_columns(rows.column_names), mixture.formats[name]
+            rows, lookup = with_teacher(rows, columns, load(teacher), form=form, quiet=quiet)
         losses[name] = ElasticLoss(
             encoder,
             objectives[name],
@@ -238,10 +300,13 @@ def _trainer(
     options: TrainingOptions,
     precision: Precision,
     dev: DevGrid | None,
+    prompts: dict[str, dict[str, str]],
     quiet: bool,
 ) -> ElasticTrainer:
     single = next(iter(losses)) if len(losses) == 1 else None
     arguments = _arguments(encoder, options, precision, dev, quiet)
+    if any(prompts.values()):
+        arguments.prompts = prompts[single] if single else prompts
     # The library's model card would be made anew at every checkpoint; ours is written once, at the end.
     encoder.model_card_data.generate_widget_examples = False
     encoder.model_card_data.widget = [{"text": "A sentence to embed."}]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.errors import UserError
 
 _SHORT = 256
 
@@ -37,11 +38,33 @@ def set_dropout(model: nn.Module, dropout: float) -> Callable[[], None]:
     return put_back
 
 
+def check_checkpointing(encoder: ElasticEncoder) -> None:
+    """Raise a `UserError` if the model's layers cannot be computed again in the backward pass."""
+    if not getattr(encoder.base, "supports_gradient_checkpointing", False):
+        kind = getattr(encoder.base.config, "model_type", "")
+        raise UserError(
+            f"models of the architecture '{kind}' have no gradient checkpointing: leave it out, and lower "
+            "--batch-size or --max-length where memory is short"
+        )
+
+
+def set_checkpointing(base: nn.Module, on: bool) -> None:
+    """Let every layer forget its activations and compute them again in the backward pass, or not."""
+    # transformers before 5.23 knows it by its older name.
+    name = "activation" if hasattr(base, "activation_checkpointing_enable") else "gradient"
+    switch: Any = getattr(base, f"{name}_checkpointing_{'enable' if on else 'disable'}")
+    switch()
+
+
 @contextlib.contextmanager
 def training_settings(
-    encoder: ElasticEncoder, max_length: int, on_cpu: bool, dropout: float | None = None
+    encoder: ElasticEncoder,
+    max_length: int,
+    on_cpu: bool,
+    dropout: float | None = None,
+    checkpointing: bool = False,
 ) -> Iterator[None]:
-    """Use the given text length and dropout, and on a CPU the attention whose backward is fast.
+    """Use the given length, dropout and checkpointing, and on a CPU the attention whose backward is fast.
 
     torch's fused attention has no fast backward on CPUs; for up to 256 tokens the plain form is faster.
     """
@@ -52,10 +75,14 @@ def training_settings(
     encoder.max_seq_length = min(max_length, length or max_length)
     if on_cpu and attention == "sdpa" and encoder.max_seq_length <= _SHORT:
         set_attention("eager")
+    if checkpointing:
+        set_checkpointing(encoder.base, True)
     try:
         yield
     finally:
         encoder.max_seq_length = length
+        if checkpointing:
+            set_checkpointing(encoder.base, False)
         if put_dropout_back is not None:
             put_dropout_back()
         if attention == "sdpa":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from matryoshka2d.files import staged_file, user_cache
 from matryoshka2d.heads import ExitHeads
 
 _CHUNK = 4096
+
+Prompted = tuple[str, str]
+"""A prompt, maybe empty, and a text."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def teacher_vectors(
     dataset: Dataset,
     columns: Sequence[str],
     *,
+    prompts: Mapping[str, str] | None = None,
     cache: Path | None = None,
     show_progress_bar: bool = False,
 ) -> TeacherVectors:
@@ -56,13 +61,17 @@ def teacher_vectors(
         Any sentence-transformers model.
     dataset, columns
         The texts.
+    prompts
+        Column → what is put before its texts; the teacher's default prompt, if any, where there is none.
     cache
         Folder of the cache, by default `cache_folder()`. The file's name is a hash of the teacher's weights,
         of its modules and prompts and of the texts, so a changed model or data set never finds old vectors.
     show_progress_bar
         Whether to draw progress.
     """
-    rows = [list(dataset[column]) for column in columns]
+    said = prompts or {}
+    # The same text under two prompts is two texts.
+    rows = [[(said.get(column, ""), text) for text in dataset[column]] for column in columns]
     texts = list(dict.fromkeys(text for column in rows for text in column))
     position = {text: i for i, text in enumerate(texts)}
     text_of = np.array([[position[text] for text in column] for column in rows], dtype=np.int64).T
@@ -77,7 +86,7 @@ def cache_folder() -> Path:
     return user_cache("teachers")
 
 
-def _fingerprint(teacher: SentenceTransformer, texts: Iterable[str]) -> str:
+def _fingerprint(teacher: SentenceTransformer, texts: Iterable[Prompted]) -> str:
     digest = hashlib.sha256()
     for name, tensor in teacher.state_dict().items():
         if name.startswith("exit_heads."):  # they have no part in the full size
@@ -88,22 +97,29 @@ def _fingerprint(teacher: SentenceTransformer, texts: Iterable[str]) -> str:
     modules = [repr(module) for module in teacher if not isinstance(module, ExitHeads)]
     prompts = (teacher.prompts, teacher.default_prompt_name)
     digest.update(repr((modules, prompts, teacher.max_seq_length)).encode())
-    for text in texts:
-        digest.update(text.encode() + b"\0")
+    for prompt, text in texts:
+        digest.update((f"{prompt}\1{text}" if prompt else text).encode() + b"\0")
     return digest.hexdigest()[:32]
 
 
-def _embed(teacher: SentenceTransformer, texts: list[str], path: Path, show_progress_bar: bool) -> None:
-    from tqdm.auto import trange
+def _embed(teacher: SentenceTransformer, texts: list[Prompted], path: Path, show_progress_bar: bool) -> None:
+    from tqdm.auto import tqdm
 
     width = teacher.get_embedding_dimension()
     assert width is not None
     # Texts of similar length together pad little; the vectors are written back in their own order.
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    order = sorted(range(len(texts)), key=lambda i: (texts[i][0], len(texts[i][1])))
+    chunks = [rows for _, same in groupby(order, lambda i: texts[i][0]) for rows in _chunks(list(same))]
     with staged_file(path) as temporary:
         vectors = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(texts), width))
-        for start in trange(0, len(texts), _CHUNK, desc="Teacher", disable=not show_progress_bar):
-            rows = order[start : start + _CHUNK]
-            vectors[rows] = teacher.encode([texts[i] for i in rows], batch_size=64, show_progress_bar=False)
+        for rows in tqdm(chunks, desc="Teacher", disable=not show_progress_bar):
+            prompt = texts[rows[0]][0] or None
+            vectors[rows] = teacher.encode(
+                [texts[i][1] for i in rows], prompt=prompt, batch_size=64, show_progress_bar=False
+            )
         vectors.flush()
         del vectors
+
+
+def _chunks(rows: list[int]) -> list[list[int]]:
+    return [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]

@@ -10,12 +10,13 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 from matryoshka2d import loading
-from matryoshka2d.data import SCORE
+from matryoshka2d.data import SCORE, Format
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.objectives import DataFormat, Objective
 from matryoshka2d.strategies import Shape, Strategy
+from matryoshka2d.training.column_prompts import column_prompts
 from matryoshka2d.training.options import TrainingOptions, run_folder_of
 from matryoshka2d.training.presets import preset_of
 from matryoshka2d.training.teacher import TeacherVectors, teacher_vectors
@@ -102,13 +103,15 @@ def plain_options(options: TrainingOptions) -> TrainingOptions:
 
 
 def with_teacher(
-    rows: Dataset, columns: Sequence[str], teacher: SentenceTransformer, *, quiet: bool
+    rows: Dataset, columns: Sequence[str], teacher: SentenceTransformer, *, form: Format, quiet: bool
 ) -> tuple[Dataset, TeacherVectors]:
     """Return the rows with labels that `ElasticLoss` reads, and the teacher's vectors.
 
+    The teacher reads the texts with the prompts that it has itself for such data.
     The label of a row is its number or, if it has a score, score and number.
     """
-    lookup = teacher_vectors(teacher, rows, columns, show_progress_bar=not quiet)
+    prompts = column_prompts(teacher, form, columns)
+    lookup = teacher_vectors(teacher, rows, columns, prompts=prompts, show_progress_bar=not quiet)
     numbers = range(len(rows))
     if SCORE in rows.column_names:
         labels: list[object] = [[score, float(n)] for score, n in zip(rows[SCORE], numbers, strict=True)]

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from matryoshka2d.data.batching import DistinctRowsBatchSampler, GroupDroppingCollator
+from matryoshka2d.errors import UserError
 from matryoshka2d.loss import ElasticLoss
 
 _STAGING = "unfinished"
+_TRAINED = "trained.safetensors"
 
 
 class FullBatchSampler(DistinctRowsBatchSampler):
@@ -61,9 +64,39 @@ class ElasticTrainer(SentenceTransformerTrainer):
         (staging / name).rename(run / name)
         rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=self._best(run))
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the whole model, or beside frozen weights only what is trained."""
+        if all(parameter.requires_grad for parameter in self.model.parameters()):
+            super()._save(output_dir, state_dict)
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        trained = {name: tensor for name, tensor in self.model.named_parameters() if tensor.requires_grad}
+        save_file({name: tensor.detach().contiguous() for name, tensor in trained.items()}, folder / _TRAINED)
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        """Read what `_save` wrote."""
+        file = Path(checkpoint_path) / _TRAINED
+        if not file.is_file():
+            super()._load_from_checkpoint(checkpoint_path)
+            return
+        _, unknown = self.model.load_state_dict(load_file(file), strict=False)
+        if unknown:
+            raise UserError(
+                f"the checkpoint {checkpoint_path} is of other adapters ({unknown[0]}): resume with the "
+                "options that the run was started with"
+            )
+
     def _best(self, run: Path) -> str | None:
         step = self.state.best_global_step
         return str(run / f"checkpoint-{step}") if step else None
+
+
+def release(model: nn.Module, trainer: SentenceTransformerTrainer) -> None:
+    """Take off what mixed precision put around `forward`: from now on the model computes as it is saved."""
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    # What is left is the class's own method, bound to this one object.
+    vars(model).pop("forward", None)
 
 
 def losses_by_size(loss: nn.Module | Mapping[str, nn.Module]) -> dict[str, float]:
