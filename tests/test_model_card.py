@@ -183,6 +183,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "seed": 42,
         "evaluations": 2,
         "cross_exit": 0.5,
+        "mini_batch_tokens": 4096,
     },
     "decoder": {
         "lora": True,
