@@ -121,7 +121,9 @@ GROUND = {"errors", "size", "registry"}
         ("objectives", GROUND),
         ("strategies", GROUND | {"objectives"}),
         ("data", {"errors"}),
-        ("encoder", {"architectures", "errors", "heads", "loading", "size"}),
+        ("caching", {"strategies"}),
+        ("merged", {"caching"}),
+        ("encoder", {"architectures", "errors", "heads", "loading", "merged", "size"}),
     ],
 )
 def test_a_room_below_knows_no_room_above(room: str, allowed: set[str]) -> None:
