@@ -6,6 +6,8 @@ import os
 import sys
 
 _INTERRUPTED = 130
+_FIRST_SPEAKS = 10.0
+"""Seconds in which the first of several processes says what is wrong."""
 
 
 def main() -> None:
@@ -43,5 +45,22 @@ def _one_line(error: Exception) -> str:
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {_as_one_of_several(message)}", file=sys.stderr)
     sys.exit(code)
+
+
+def _as_one_of_several(message: str) -> str:
+    """Let the first of several processes speak for all, which meet the same mistakes.
+
+    Its launcher then ends the others. One that is still there after a while has a mistake of its own.
+    """
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        return message
+    import time
+
+    try:
+        time.sleep(_FIRST_SPEAKS)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    return f"process {rank}: {message}"

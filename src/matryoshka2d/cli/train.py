@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,8 @@ def _train(context: typer.Context, config: Path | None, json: bool, quiet: bool,
     from matryoshka2d.training import train
 
     encoder = train(options, quiet=quiet or json)
+    if os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks
+        return
     summary = {"output": options.output, "full_size": str(encoder.size), "sizes": encoder.record["sizes"]}
     if json:
         print_json(summary)

@@ -22,6 +22,7 @@ from matryoshka2d.data.mixing import Mixture
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
+from matryoshka2d.evaluation import Grid
 from matryoshka2d.files import staged_folder
 from matryoshka2d.loss import ElasticLoss, TeacherLookup
 from matryoshka2d.objectives import DataFormat, Objective, default_objective, make_objective
@@ -29,7 +30,7 @@ from matryoshka2d.precision import Precision, resolve_precision
 from matryoshka2d.size import Size
 from matryoshka2d.strategies import Shape, Strategy, make_strategy
 from matryoshka2d.strategies.cross_exit import check_cross_exit
-from matryoshka2d.training import learning_rates
+from matryoshka2d.training import learning_rates, ranks
 from matryoshka2d.training.column_prompts import column_prompts
 from matryoshka2d.training.dev import DevGrid, dev_grid
 from matryoshka2d.training.lora import add_adapters, make_lora, merge_adapters, target_layers
@@ -52,6 +53,7 @@ from matryoshka2d.training.teaching import (
 from matryoshka2d.training.trackers import drop_logs_of_nothing, keep_logs, trackers
 from matryoshka2d.training.trainer import (
     ElasticTrainer,
+    EpochOfBatches,
     FullBatchSampler,
     StepOfLoss,
     last_complete_checkpoint,
@@ -100,10 +102,15 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
         raise UserError(f"choices beside options: put {', '.join(choices)} into the TrainingOptions")
     options = options or TrainingOptions(**choices)
     options.check_ready()
+    ranks.join(options.device)
+    ranks.check_batch_size(options.batch_size)
+    quiet = quiet or not ranks.is_first()
     checkpoint = _checkpoint(options) if options.resume else None
-    if not options.resume:
-        shutil.rmtree(options.run_folder, ignore_errors=True)
     named, strategy = _check_names(options)
+    if not options.resume:
+        with ranks.first_alone() as writes:
+            if writes:
+                shutil.rmtree(options.run_folder, ignore_errors=True)
     precision = resolve_precision(options.precision, options.device or "auto")
     mixture = read_mixture(options.data, options.columns or None, options.limit)
     set_seed(options.seed)
@@ -271,7 +278,10 @@ def _losses(
         teacher = teacher_name(options, distils=distils[name], takes=takes)
         if teacher is not None and teacher != SELF:
             columns, form = text_columns(rows.column_names), mixture.formats[name]
-            rows, lookup = with_teacher(rows, columns, load(teacher), form=form, quiet=quiet)
+            taught_by = load(teacher)
+            # The first process writes the teacher's vectors, the others read them.
+            with ranks.first_then_others():
+                rows, lookup = with_teacher(rows, columns, taught_by, form=form, quiet=quiet)
         losses[name] = ElasticLoss(
             encoder,
             objectives[name],
@@ -316,9 +326,10 @@ def _trainer(
         train_dataset=datasets[single] if single else datasets,
         loss=losses[single] if single else losses,
         evaluator=dev,
-        callbacks=[StepOfLoss(list(losses.values()), options.gradient_accumulation)],
+        callbacks=[StepOfLoss(list(losses.values()), options.gradient_accumulation), EpochOfBatches()],
     )
     show_progress(trainer, quiet)
+    ranks.own_seed(options.seed)
     return trainer
 
 
@@ -344,6 +355,8 @@ def _arguments(
         data_seed=options.seed,
         batch_sampler=FullBatchSampler,
         dataloader_drop_last=True,
+        # A batch is dealt out to the processes: it is the same batch, whatever their number.
+        accelerator_config={"split_batches": True},
         eval_strategy="steps" if dev else "no",
         eval_steps=every,
         save_strategy="steps" if options.checkpoints or dev else "no",
@@ -366,7 +379,7 @@ def _share(share: float) -> float:
 
 def _run(trainer: ElasticTrainer, options: TrainingOptions, checkpoint: str | None) -> None:
     # The trainer makes its folder at once; a mistake that shows at the first step leaves nothing behind.
-    if options.run_folder.is_dir() and not any(options.run_folder.iterdir()):
+    if ranks.is_first() and options.run_folder.is_dir() and not any(options.run_folder.iterdir()):
         options.run_folder.rmdir()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -375,7 +388,7 @@ def _run(trainer: ElasticTrainer, options: TrainingOptions, checkpoint: str | No
             raise
         raise UserError(out_of_memory(options)) from error
     finally:
-        if checkpoint is None and trainer.state.global_step == 0:
+        if ranks.is_first() and checkpoint is None and trainer.state.global_step == 0:
             drop_logs_of_nothing(options.run_folder)
 
 
@@ -414,7 +427,15 @@ def _finish(
     encoder: ElasticEncoder, trainer: ElasticTrainer, options: TrainingOptions, dev: DevGrid | None
 ) -> ElasticEncoder:
     encoder.eval()
-    measured = dev.grid(encoder) if dev else None
+    with ranks.first_alone() as writes:
+        if writes:
+            _write(encoder, trainer, options, dev.grid(encoder) if dev else None)
+    return encoder
+
+
+def _write(
+    encoder: ElasticEncoder, trainer: ElasticTrainer, options: TrainingOptions, measured: Grid | None
+) -> None:
     with staged_folder(options.output, overwrite=options.overwrite) as folder:
         encoder.save(str(folder), create_model_card=False)
         keep_logs(options.run_folder, folder)
@@ -422,4 +443,3 @@ def _finish(
     shutil.rmtree(options.run_folder, ignore_errors=True)
     if options.push_to_hub:
         encoder.push_to_hub(options.push_to_hub, local_model_path=options.output)
-    return encoder

@@ -16,7 +16,9 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from matryoshka2d.data.batching import DistinctRowsBatchSampler, GroupDroppingCollator
 from matryoshka2d.errors import UserError
+from matryoshka2d.gathering import processes
 from matryoshka2d.loss import ElasticLoss
+from matryoshka2d.training import ranks
 
 _STAGING = "unfinished"
 _TRAINED = "trained.safetensors"
@@ -31,11 +33,19 @@ class FullBatchSampler(DistinctRowsBatchSampler):
     def __init__(self, dataset: Dataset, batch_size: int, drop_last: bool, *args: Any, **kwargs: Any) -> None:
         super().__init__(dataset, batch_size, drop_last, *args, **kwargs)
         if drop_last and len(self) == 0:
+            if processes() > 1:
+                raise UserError(
+                    f"{len(dataset)} rows fill no batch of {batch_size} without a text or group that comes "
+                    f"twice, and {processes()} processes need full batches: lower --batch-size"
+                )
             super().__init__(dataset, batch_size, False, *args, **kwargs)
 
 
 class ElasticTrainer(SentenceTransformerTrainer):
-    """A trainer whose checkpoints are staged under another name and renamed when complete."""
+    """A trainer whose checkpoints are staged under another name and renamed when complete.
+
+    Of several processes each saves its random state, and the first one everything else.
+    """
 
     data_collator_class = GroupDroppingCollator
 
@@ -47,7 +57,9 @@ class ElasticTrainer(SentenceTransformerTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         run = Path(self.args.output_dir)
         staging = run / _STAGING
-        shutil.rmtree(staging, ignore_errors=True)
+        with ranks.first_alone() as writes:
+            if writes:
+                shutil.rmtree(staging, ignore_errors=True)
         name = f"checkpoint-{self.state.global_step}"
         # The state is written together with the checkpoint: it must name the best one by its final path.
         self.state.best_model_checkpoint = self._best(run)
@@ -56,13 +68,17 @@ class ElasticTrainer(SentenceTransformerTrainer):
         try:
             super()._save_checkpoint(model, trial)
             self.state.best_model_checkpoint = self._best(run)
-            self.state.save_to_json(str(staging / name / "trainer_state.json"))
+            if ranks.is_first():
+                self.state.save_to_json(str(staging / name / "trainer_state.json"))
         finally:
             self.args.output_dir = str(run)
             self.args.save_total_limit = limit
-        shutil.rmtree(run / name, ignore_errors=True)
-        (staging / name).rename(run / name)
-        rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=self._best(run))
+        ranks.wait()
+        with ranks.first_alone() as writes:
+            if writes:
+                shutil.rmtree(run / name, ignore_errors=True)
+                (staging / name).rename(run / name)
+                rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=self._best(run))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the whole model, or beside frozen weights only what is trained."""
@@ -127,3 +143,18 @@ class StepOfLoss(TrainerCallback):
         """Set the number of the batch that comes next."""
         for loss in self.losses:
             loss.step = state.global_step * self.accumulation
+
+
+class EpochOfBatches(TrainerCallback):
+    """Tell the batch sampler the epoch, so that a resumed run sees the batches that an unbroken one would.
+
+    The trainer reaches a sampler behind one wrapper; of several processes, one that goes on in the middle of
+    an epoch has it behind two.
+    """
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Set the epoch of every sampler under the data loader."""
+        sampler = kwargs["train_dataloader"]
+        while (sampler := getattr(sampler, "batch_sampler", None)) is not None:
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(int(state.epoch + 1e-6))
