@@ -17,6 +17,7 @@ from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.loss import ElasticLoss, step_loss
 from matryoshka2d.merged import _merge, _take, by_rows, by_tokens, exit_columns
 from matryoshka2d.strategies import STRATEGIES, Shape, make_strategy
+from matryoshka2d.training.settings import set_checkpointing
 from matryoshka2d.training.teacher import TeacherVectors
 from tests import tiny
 from tests.training import small
@@ -220,6 +221,31 @@ def test_in_bf16_it_is_the_gradient_of_the_whole_batch_within_its_rounding(
     torch.testing.assert_close(found, value, rtol=1e-2, atol=1e-2)
     ours, theirs = (torch.cat([grads[name].flatten() for name in whole]) for grads in (cached, whole))
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.999
+
+
+def test_shallow_queries_that_meet_deep_documents_are_cached_too(
+    encoders: Callable[[float], ElasticEncoder],
+) -> None:
+    encoder = encoders(0.0)
+    columns, _ = batch(encoder, "pairs")
+    whole = value_and_gradients(encoder, lambda: ElasticLoss(encoder, cross_exit=1.0)(columns))
+    plain, _ = value_and_gradients(encoder, lambda: ElasticLoss(encoder)(columns))
+    assert (whole[0] - plain).abs() > 0.1
+    cached = ElasticLoss(encoder, cross_exit=1.0, mini_batch_tokens=TOKENS)
+    assert_same(value_and_gradients(encoder, lambda: cached(columns)), whole)
+    assert any(name.startswith("cross_exit_loss/") for name in cached.by_size.take())
+
+
+def test_layers_may_be_checkpointed_within_mini_batches(encoders: Callable[[float], ElasticEncoder]) -> None:
+    encoder = encoders(0.1)
+    columns, _ = batch(encoder, "pairs")
+    loss = ElasticLoss(encoder, mini_batch_tokens=TOKENS)
+    expected = value_and_gradients(encoder, lambda: loss(columns))
+    set_checkpointing(encoder.base, True)
+    try:
+        assert_same(value_and_gradients(encoder, lambda: loss(columns)), expected)
+    finally:
+        set_checkpointing(encoder.base, False)
 
 
 def test_a_gradient_that_goes_through_the_teacher_is_cached_too(

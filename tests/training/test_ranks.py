@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +14,18 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import skip_first_batches
+from accelerate.data_loader import BatchSamplerShard
+from datasets import Dataset
 from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import TrainerControl, TrainerState
 
 from matryoshka2d import cli
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.training import ranks
-from matryoshka2d.training.trainer import FullBatchSampler, last_complete_checkpoint
+from matryoshka2d.training.trainer import EpochOfBatches, FullBatchSampler, last_complete_checkpoint
 from tests import tiny
 from tests.training import small
 from tests.training.two_processes import CASES, ROWS, computed, loss_of, rows_of
@@ -29,11 +36,20 @@ ROOT = Path(__file__).parent.parent.parent
 def torchrun(*words: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
     """Start processes as a user would, and wait for them."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc-per-node", str(processes), "-m", *map(str, words)]
+    return started(*launcher, "--nproc-per-node", processes, "-m", *words)
+
+
+def started(*words: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT, timeout=300
+        list(map(str, words)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=folder,
+        timeout=300,
     )
 
 
@@ -127,6 +143,18 @@ class TestRuns:
                 assert abs(after[1][n] - after[0][n]).max() < 2e-3
             assert not (tmp_path / f"{run['output']}.checkpoints").exists()
 
+    def test_the_commands_of_the_docs(self, tmp_path: Path) -> None:
+        page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+        commands = [shlex.split(line) for line in page.splitlines() if re.match(r"torchrun|accelerate", line)]
+        assert [words[0] for words in commands] == ["torchrun", "accelerate"]
+        Path(small.data_file(tmp_path, "triplets", 256)).rename(tmp_path / "triplets.jsonl")
+        for launcher, *words in commands:
+            done = started(
+                str(Path(sys.executable).parent / launcher), *words, "--device", "cpu", folder=tmp_path
+            )
+            assert done.returncode == 0, done.stderr
+            assert small.load(tmp_path / "two-device-model").depth == 6
+
     def test_a_run_that_is_killed_and_resumed_ends_with_the_weights_of_an_unbroken_one(
         self, tmp_path: Path, model: str
     ) -> None:
@@ -145,6 +173,21 @@ class TestRuns:
         assert done.returncode == 0, done.stderr
         found, expected = weights(tmp_path / "broken"), weights(tmp_path / "whole")
         assert all(torch.equal(found[name], expected[name]) for name in expected), f"died at step {step}"
+
+
+def test_a_run_that_goes_on_within_an_epoch_sees_its_batches() -> None:
+    rows = Dataset.from_list(small.rows("pairs", 32))
+    sampler = FullBatchSampler(rows, 8, drop_last=True)
+    sampler.set_epoch(1)
+    expected = [batch[4:] for batch in sampler][2:]
+    sampler.set_epoch(0)
+    ours = BatchSamplerShard(
+        sampler, num_processes=2, process_index=1, split_batches=True, even_batches=False
+    )
+    loader = DataLoader(rows, batch_sampler=ours)
+    state = TrainerState(epoch=1.5)
+    EpochOfBatches().on_epoch_begin(None, state, TrainerControl(), train_dataloader=loader)
+    assert list(skip_first_batches(loader, 2).batch_sampler) == expected
 
 
 class TestMistakes:
@@ -171,8 +214,6 @@ class TestMistakes:
         ranks.check_batch_size(fits)
 
     def test_rows_that_fill_no_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from datasets import Dataset
-
         rows = Dataset.from_list(small.rows("pairs", 5))
         assert [len(batch) for batch in FullBatchSampler(rows, 8, drop_last=True)] == [5]
         monkeypatch.setattr("matryoshka2d.training.trainer.processes", lambda: 2)
