@@ -17,7 +17,7 @@ Setup, arXiv 2101.06983; here it holds for many exits and widths, and for every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -25,11 +25,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from matryoshka2d.strategies.base import Columns
-
 Inputs = ParamSpec("Inputs")
 Output = TypeVar("Output")
-Exits = Mapping[int, Columns]
+Exits = Mapping[int, Sequence[Tensor]]
 """layer → the vectors of its exit, a float tensor [batch, width] for every text column."""
 
 

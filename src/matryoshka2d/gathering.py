@@ -11,14 +11,12 @@ the mean of the processes' gradients, and that mean is then the gradient of the 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from matryoshka2d.strategies.base import Columns
 
 
 def processes() -> int:
@@ -31,8 +29,8 @@ def processes() -> int:
 
 
 def whole_batch(
-    exits: Mapping[int, Columns], labels: Tensor | None
-) -> tuple[Mapping[int, Columns], Tensor | None]:
+    exits: Mapping[int, Sequence[Tensor]], labels: Tensor | None
+) -> tuple[Mapping[int, Sequence[Tensor]], Tensor | None]:
     """Return the rows of all processes, in the order of their ranks; one process has all rows already.
 
     Parameters
