@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import facts
-from training import triplets
+from training import trainer_arguments, triplets
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 PEER = "CachedMultipleNegativesRankingLoss"
@@ -47,7 +47,6 @@ def forget_peak() -> None:
 def measure(work: dict[str, Any]) -> dict[str, float]:
     """Train in this process; return seconds a step after the first, and the growth of memory in MB."""
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformerTrainingArguments
     from transformers import TrainerCallback
 
     from matryoshka2d.cli.common import quiet_libraries
@@ -69,20 +68,7 @@ def measure(work: dict[str, Any]) -> dict[str, float]:
             times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=work["batch"],
-            num_train_epochs=1,
-            learning_rate=2e-5,
-            optim="adamw_torch_fused",
-            bf16=work["precision"] == "bf16",
-            use_cpu=True,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=0,
-        )
+        arguments = trainer_arguments(folder, work["batch"], work["precision"] == "bf16")
         prepare = peer if work["method"] == PEER else ours
         with prepare(work, arguments, rows) as trainer:
             trainer.add_callback(Watch())
@@ -143,6 +129,11 @@ def part_of(work: dict[str, Any]) -> str:
     return part
 
 
+def kept(work: dict[str, Any]) -> dict[str, Any]:
+    """Return a piece of work as the results name it: the command says which data."""
+    return {name: value for name, value in work.items() if name != "data"}
+
+
 def in_process(work: dict[str, Any]) -> dict[str, float]:
     """Measure in a fresh process, so that nobody's memory or caches count for another."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -154,45 +145,63 @@ def in_process(work: dict[str, Any]) -> dict[str, float]:
 
 def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure everything in turn, round after round; return one row a piece of work."""
-    todo = works(arguments)
-    seen: list[list[dict[str, float]]] = [[] for _ in todo]
+    planned = works(arguments)
+    seen: list[list[dict[str, float]]] = [[] for _ in planned]
     for number in range(arguments.rounds):
-        for work, results in zip(todo, seen, strict=True):
+        for work, results in zip(planned, seen, strict=True):
             if work["what"] == "memory" and number:
                 continue
             results.append(in_process(work))
             print(f"round {number + 1}: {work}: {results[-1]}", file=sys.stderr, flush=True)
     return [
-        {**work, **{name: statistics.median(run[name] for run in runs) for name in runs[0]}}
-        for work, runs in zip(todo, seen, strict=True)
+        {**kept(work), **{name: statistics.median(run[name] for run in runs) for name in runs[0]}}
+        for work, runs in zip(planned, seen, strict=True)
     ]
 
 
-def tables(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as two markdown tables, each with a ratio to what it is compared with."""
-    lines: list[str] = []
-    if any(row["what"] == "memory" for row in rows):
-        lines += ["| strategy | batch | mini-batch tokens | growth in MB | over the small batch |"]
-        lines += ["|---|---|---|---|---|"]
-    for row in (row for row in rows if row["what"] == "memory"):
-        base = next(
-            r for r in rows if r["what"] == "memory" and r["method"] == row["method"] and not r["part"]
-        )
-        ratio = row["growth_mb"] / base["growth_mb"]
+def memory_table(rows: list[dict[str, Any]]) -> str:
+    """Return the growth of memory, and its ratio to that of the small batch without caching."""
+    measured = [row for row in rows if row["what"] == "memory"]
+    small = {row["method"]: row["growth_mb"] for row in measured if not row["part"]}
+    lines = ["| strategy | batch | mini-batch tokens | growth in MB | over the small batch |"]
+    lines += ["|---|---|---|---|---|"]
+    for row in measured:
+        ratio = row["growth_mb"] / small[row["method"]]
         part = row["part"] or "no caching"
         lines.append(f"| {row['method']} | {row['batch']} | {part} | {row['growth_mb']:.0f} | {ratio:.2f} |")
-    if any(row["what"] == "speed" for row in rows):
-        lines += ["", "| precision | method | mini-batch | seconds a step | speed over the fastest peer |"]
-        lines += ["|---|---|---|---|---|"]
+    return "\n".join(lines)
+
+
+def speed_table(rows: list[dict[str, Any]]) -> str:
+    """Return the seconds of a step, and how many times as fast as the fastest peer that is."""
+    lines = ["| precision | method | mini-batch | seconds a step | speed over the fastest peer |"]
+    lines += ["|---|---|---|---|---|"]
     for row in (row for row in rows if row["what"] == "speed"):
         peers = [r for r in rows if r["method"] == PEER and r["precision"] == row["precision"]]
         ratio = min(r["seconds"] for r in peers) / row["seconds"]
-        kind = "rows" if row["method"] == PEER else "tokens"
-        name = row["method"] if row["method"] == PEER else f"ElasticLoss, {row['method']}"
-        lines.append(
-            f"| {row['precision']} | {name} | {row['part']} {kind} | {row['seconds']:.2f} | {ratio:.2f} |"
-        )
-    return "\n".join(lines).strip() + "\n"
+        of_peer = row["method"] == PEER
+        name = PEER if of_peer else f"ElasticLoss, {row['method']}"
+        part = f"{row['part']} {'rows' if of_peer else 'tokens'}"
+        lines.append(f"| {row['precision']} | {name} | {part} | {row['seconds']:.2f} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """Return the page of results: each part with the command, machine and date that made it."""
+    made = {part_of(row): row for row in rows}
+    parts_by: dict[str, list[str]] = {}
+    for part, row in made.items():
+        machine = f"{row['processor']}, {row['threads']} threads, torch {row['torch']}, {row['date']}"
+        parts_by.setdefault(f"`{row['command']}`, seed 0; {machine}", []).append(part)
+    sources = [f"- {', '.join(parts)}: {source}" for source, parts in parts_by.items()]
+    tables = [memory_table(rows)] if "memory" in made else []
+    tables += [speed_table(rows)] if len(made) > len(tables) else []
+    introduction = (
+        "Memory is that of a whole first step in fp32, gradients and optimiser included, over what was\n"
+        f"resident before it. The peer is sentence-transformers' {PEER}."
+    )
+    title = "# Large batches: memory and speed of gradient caching"
+    return "\n\n".join([title, introduction, "\n".join(sources), *tables]) + "\n"
 
 
 def main() -> None:
@@ -205,7 +214,7 @@ def main() -> None:
     )
     parser.add_argument("--small", type=int, default=SMALL, help="batch without caching")
     parser.add_argument("--large", type=int, default=LARGE, help="batch with caching")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[4096], help="tokens of our mini-batches")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1024], help="tokens of our mini-batches")
     parser.add_argument("--peer-rows", type=int, nargs="+", default=[32, 128], help="rows of the peer's")
     parser.add_argument("--steps", type=int, default=2, help="steps a run; the first does not count")
     parser.add_argument("--rounds", type=int, default=2, help="runs of every method, for speed")
@@ -215,11 +224,19 @@ def main() -> None:
     if arguments.worker:
         print(json.dumps(measure(json.loads(arguments.worker))))
         return
-    left_out = ("worker", "only", "data")
-    setting = {name: value for name, value in vars(arguments).items() if name not in left_out}
-    rows = [{**facts(), **setting, **row} for row in compare(arguments)]
-    rows = write(rows, RESULTS)
-    print(tables(rows))
+    made_by = {**facts(), "command": command(arguments)}
+    rows = [{**made_by, **row} for row in compare(arguments)]
+    print(page(write(rows, RESULTS)))
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """Return the command that measures the same again; data go by the name of their file."""
+    words = ["python benchmarks/large_batches.py"]
+    words += [f"--tokens {' '.join(map(str, arguments.tokens))}"]
+    words += [f"--peer-rows {' '.join(map(str, arguments.peer_rows))}"]
+    words += [f"--{name} {getattr(arguments, name)}" for name in ("small", "large", "steps", "rounds")]
+    words += [f"--data {Path(arguments.data).name}"] if arguments.data else []
+    return " ".join(words)
 
 
 def write(rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
@@ -227,21 +244,10 @@ def write(rows: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     file = folder / "large_batches.json"
     new = {part_of(row) for row in rows}
     old = json.loads(file.read_text()) if file.is_file() else []
-    rows = sorted(
-        [*rows, *(row for row in old if part_of(row) not in new)], key=lambda r: PARTS.index(part_of(r))
-    )
+    kept = [row for row in old if part_of(row) not in new]
+    rows = sorted([*rows, *kept], key=lambda row: PARTS.index(part_of(row)))
     file.write_text(json.dumps(rows, indent=1) + "\n")
-    parts = {
-        part_of(row): {name: row[name] for name in ("processor", "threads", "date", "torch")} for row in rows
-    }
-    page = (
-        "# Large batches: memory and speed of gradient caching\n\n"
-        "Made by `python benchmarks/large_batches.py`; options are in the JSON file. Memory is that of a\n"
-        "whole first step in fp32, gradients and optimiser included, over what was resident before it. The\n"
-        "peer is sentence-transformers'\n"
-        f"{PEER}, in the precision that its trainer is given.\n\n"
-    )
-    (folder / "large_batches.md").write_text(f"{page}`{json.dumps(parts)}`\n\n{tables(rows)}")
+    (folder / "large_batches.md").write_text(page(rows))
     return rows
 
 

@@ -43,10 +43,29 @@ def triplets(data: str | None, count: int) -> dict[str, list[str]]:
     return {name: list(sentences[i * count : (i + 1) * count]) for i, name in enumerate(names)}
 
 
+def trainer_arguments(folder: str, batch: int, bf16: bool) -> Any:
+    """Return the settings of the trainer, the same for every method and library that is compared."""
+    from sentence_transformers import SentenceTransformerTrainingArguments
+
+    return SentenceTransformerTrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=batch,
+        num_train_epochs=1,
+        learning_rate=2e-5,
+        optim="adamw_torch_fused",
+        bf16=bf16,
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=0,
+    )
+
+
 def measure(method: str, dropout: float, bf16: bool, steps: int, data: str | None) -> dict[str, float]:
     """Train for some steps in this process; return seconds a step and peak memory in MB over the start."""
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformerTrainingArguments
     from transformers import TrainerCallback
 
     from matryoshka2d.cli.common import quiet_libraries
@@ -60,20 +79,7 @@ def measure(method: str, dropout: float, bf16: bool, steps: int, data: str | Non
             times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=folder,
-            per_device_train_batch_size=BATCH,
-            num_train_epochs=1,
-            learning_rate=2e-5,
-            optim="adamw_torch_fused",
-            bf16=bf16,
-            use_cpu=True,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=0,
-        )
+        arguments = trainer_arguments(folder, BATCH, bf16)
         prepare = peer if method == PEER else ours
         with prepare(method, dropout, arguments, rows) as trainer:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.loss import ElasticLoss, step_loss
+from matryoshka2d.loss import ElasticLoss
 from matryoshka2d.merged import _merge, _take, by_rows, by_tokens, exit_columns
 from matryoshka2d.strategies import STRATEGIES, Shape, make_strategy
 from matryoshka2d.training.settings import set_checkpointing
 from matryoshka2d.training.teacher import TeacherVectors
 from tests import tiny
+from tests.losses import Computed, assert_same, step_loss, value_and_gradients
 from tests.training import small
 
 ROWS = 12
@@ -82,26 +83,10 @@ def lookup_of(case: str) -> TeacherVectors | None:
     return TeacherVectors(TEACHER.vectors, TEACHER.text_of[:, :columns]) if CASES[case][2] else None
 
 
-def value_and_gradients(
-    encoder: ElasticEncoder, make: Callable[[], Tensor]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return a loss and what it asks of every weight, from one random state."""
-    encoder.zero_grad(set_to_none=True)
+def seeded(encoder: ElasticEncoder, make: Callable[[], Tensor]) -> Computed:
+    """Return a loss and its gradients, from one random state."""
     torch.manual_seed(3)
-    value = make()
-    value.backward()
-    grads = {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
-    return value.detach(), grads
-
-
-def assert_same(found: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, dict[str, Tensor]]) -> None:
-    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-5)
-    largest = max(float(gradient.abs().max()) for gradient in expected[1].values())
-    assert largest > 1e-3
-    # A gradient that is zero for one may be missing for the other.
-    for name in {*found[1], *expected[1]}:
-        ours, theirs = (grads.get(name, torch.zeros(())) for grads in (found[1], expected[1]))
-        assert float((ours - theirs).abs().max()) <= 1e-5 * largest, name
+    return value_and_gradients(encoder, make)
 
 
 def combinations() -> list[tuple[str, str]]:
@@ -126,8 +111,8 @@ def test_without_dropout_it_is_the_gradient_of_the_whole_batch(
         made = ElasticLoss(encoder, CASES[case][0], strategy, teacher=lookup_of(case), **how)
         return made(columns, labels)
 
-    whole = value_and_gradients(encoder, lambda: loss(rows_per_group=1000))
-    assert_same(value_and_gradients(encoder, lambda: loss(mini_batch_tokens=TOKENS)), whole)
+    whole = seeded(encoder, lambda: loss(rows_per_group=1000))
+    assert_same(seeded(encoder, lambda: loss(mini_batch_tokens=TOKENS)), whole)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -147,15 +132,15 @@ def test_with_dropout_it_is_the_gradient_of_the_same_mini_batches_uncached(
         exits = {n: torch.cat([output[n] for output in outputs])[back].split(ROWS) for n in plan.layers()}
         return step_loss(plan, exits, loss.objective, None, loss.as_output)
 
-    expected = value_and_gradients(encoder, uncached)
-    assert_same(value_and_gradients(encoder, lambda: loss(columns)), expected)
+    expected = seeded(encoder, uncached)
+    assert_same(seeded(encoder, lambda: loss(columns)), expected)
 
 
 def test_dropout_is_really_drawn_and_really_drawn_again(encoders: Callable[[float], ElasticEncoder]) -> None:
     encoder = encoders(0.1)
     columns, _ = batch(encoder, "pairs")
     loss = ElasticLoss(encoder, "infonce", "mrl", mini_batch_tokens=TOKENS)
-    first, _ = value_and_gradients(encoder, lambda: loss(columns))
+    first, _ = seeded(encoder, lambda: loss(columns))
     torch.manual_seed(4)
     assert not torch.allclose(loss(columns), first)
 
@@ -216,8 +201,8 @@ def test_in_bf16_it_is_the_gradient_of_the_whole_batch_within_its_rounding(
         with torch.autocast("cpu", torch.bfloat16):
             return ElasticLoss(encoder, "infonce", "all-sizes", **how)(columns)
 
-    value, whole = value_and_gradients(encoder, lambda: loss(rows_per_group=1000))
-    found, cached = value_and_gradients(encoder, lambda: loss(mini_batch_tokens=TOKENS))
+    value, whole = seeded(encoder, lambda: loss(rows_per_group=1000))
+    found, cached = seeded(encoder, lambda: loss(mini_batch_tokens=TOKENS))
     torch.testing.assert_close(found, value, rtol=1e-2, atol=1e-2)
     ours, theirs = (torch.cat([grads[name].flatten() for name in whole]) for grads in (cached, whole))
     assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.999
@@ -228,11 +213,11 @@ def test_shallow_queries_that_meet_deep_documents_are_cached_too(
 ) -> None:
     encoder = encoders(0.0)
     columns, _ = batch(encoder, "pairs")
-    whole = value_and_gradients(encoder, lambda: ElasticLoss(encoder, cross_exit=1.0)(columns))
-    plain, _ = value_and_gradients(encoder, lambda: ElasticLoss(encoder)(columns))
+    whole = seeded(encoder, lambda: ElasticLoss(encoder, cross_exit=1.0)(columns))
+    plain, _ = seeded(encoder, lambda: ElasticLoss(encoder)(columns))
     assert (whole[0] - plain).abs() > 0.1
     cached = ElasticLoss(encoder, cross_exit=1.0, mini_batch_tokens=TOKENS)
-    assert_same(value_and_gradients(encoder, lambda: cached(columns)), whole)
+    assert_same(seeded(encoder, lambda: cached(columns)), whole)
     assert any(name.startswith("cross_exit_loss/") for name in cached.by_size.take())
 
 
@@ -240,10 +225,10 @@ def test_layers_may_be_checkpointed_within_mini_batches(encoders: Callable[[floa
     encoder = encoders(0.1)
     columns, _ = batch(encoder, "pairs")
     loss = ElasticLoss(encoder, mini_batch_tokens=TOKENS)
-    expected = value_and_gradients(encoder, lambda: loss(columns))
+    expected = seeded(encoder, lambda: loss(columns))
     set_checkpointing(encoder.base, True)
     try:
-        assert_same(value_and_gradients(encoder, lambda: loss(columns)), expected)
+        assert_same(seeded(encoder, lambda: loss(columns)), expected)
     finally:
         set_checkpointing(encoder.base, False)
 
@@ -255,9 +240,9 @@ def test_a_gradient_that_goes_through_the_teacher_is_cached_too(
     columns, _ = batch(encoder, "pairs")
     strategy = make_strategy("2dmse", variant="first-code")
     assert not any(pull.detach for pull in strategy.plan(Shape(4, tiny.WIDTH), random.Random(0)).pulls)
-    whole = value_and_gradients(encoder, lambda: ElasticLoss(encoder, "infonce", strategy)(columns))
+    whole = seeded(encoder, lambda: ElasticLoss(encoder, "infonce", strategy)(columns))
     cached = ElasticLoss(encoder, "infonce", strategy, mini_batch_tokens=TOKENS)
-    assert_same(value_and_gradients(encoder, lambda: cached(columns)), whole)
+    assert_same(seeded(encoder, lambda: cached(columns)), whole)
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=30), budget=st.integers(1, 200))

@@ -56,7 +56,7 @@ class ElasticLoss(nn.Module):
     mini_batch_tokens
         Tokens that run through the encoder together, instead. The gradient is then cached, so that memory
         depends on this number and hardly on the batch size; see `matryoshka2d.caching`. Set it for large
-        batches: 4096 on a CPU, more on a GPU. None, the default, is faster where a batch fits in memory.
+        batches: 1024 on a CPU, more on a GPU. None, the default, is faster where a batch fits in memory.
 
     Under data-parallel training the loss is that of the rows of all processes: see `matryoshka2d.gathering`.
 
@@ -204,19 +204,6 @@ class LossPart(NamedTuple):
     name: str
     weight: float
     value: Tensor
-
-
-def step_loss(
-    plan: StepPlan,
-    exits: Mapping[int, Columns],
-    objective: Objective,
-    labels: Tensor | None,
-    normalised_output: bool,
-    taught: Columns | None = None,
-) -> Tensor:
-    """Return the scalar sum of all weighted terms and pulls of a plan: see `loss_parts`."""
-    parts = loss_parts(plan, exits, objective, labels, normalised_output, taught)
-    return sum_of(part.weight * part.value for part in parts)
 
 
 def sum_of(terms: Iterable[Tensor]) -> Tensor:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from matryoshka2d.loss import step_loss
 from matryoshka2d.objectives import InfoNCE
 from matryoshka2d.size import Size
 from matryoshka2d.strategies import ESE, AllSizes, CoordinateKL, PcaTarget, Starbucks, TwoDMSE
 from matryoshka2d.strategies.base import Pull, Shape, StepPlan, Strategy
+from tests.losses import step_loss
 from tests.objectives import references
 
 N, D, K = 4, 8, 4

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.loss import ElasticLoss, loss_parts, step_loss
+from matryoshka2d.loss import ElasticLoss, loss_parts
 from matryoshka2d.objectives import Distillation, InfoNCE
 from matryoshka2d.objectives.distillation import batch_similarity_kl
 from matryoshka2d.strategies import STRATEGIES, make_strategy
@@ -20,6 +20,7 @@ from matryoshka2d.strategies.alignment import CoordinateKL, SimilarityKL
 from matryoshka2d.strategies.base import Pull, Shape, StepPlan, Term
 from matryoshka2d.strategies.cross_exit import check_cross_exit, with_cross_exit
 from tests import tiny
+from tests.losses import step_loss
 
 SHAPE = Shape(3, 8)
 

@@ -57,6 +57,7 @@ def test_none_logs_nothing(tmp_path: Path, model: str) -> None:
     assert not list(tmp_path.rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_run_that_fails_at_its_first_step_leaves_nothing(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -369,7 +369,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("choices", "flags"),
         [
-            ({}, ["--mini-batch-tokens 4096", "--batch-size", "--max-length"]),
+            ({}, ["--mini-batch-tokens 1024", "--batch-size", "--max-length"]),
             ({"mini_batch_tokens": 512}, ["--mini-batch-tokens to 256", "--max-length"]),
             ({"mini_batch_tokens": 100}, ["--batch-size", "--max-length"]),
         ],

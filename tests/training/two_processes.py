@@ -21,6 +21,7 @@ from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.loss import ElasticLoss
 from matryoshka2d.training.teacher import TeacherVectors
 from matryoshka2d.training.trainer import StepOfLoss
+from tests.losses import Computed, value_and_gradients
 from tests.training import small
 
 ROWS = 32
@@ -70,13 +71,9 @@ def rows_of(encoder: ElasticEncoder, case: str, part: slice) -> tuple[list[dict[
     return columns, numbers if scores is None else torch.stack([scores, numbers.float()], dim=1)
 
 
-def computed(encoder: ElasticEncoder, loss: ElasticLoss, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+def computed(encoder: ElasticEncoder, loss: ElasticLoss, batch: Any) -> Computed:
     """Return the loss of a batch and the gradient of every weight."""
-    encoder.zero_grad(set_to_none=True)
-    value = loss(*batch)
-    value.backward()
-    named = ((name, parameter.grad) for name, parameter in encoder.named_parameters())
-    return value.detach(), {name: grad.clone() for name, grad in named if grad is not None}
+    return value_and_gradients(encoder, lambda: loss(*batch))
 
 
 def gradients(folder: Path) -> None:

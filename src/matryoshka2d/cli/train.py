@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,10 +29,10 @@ def _train(context: typer.Context, config: Path | None, json: bool, quiet: bool,
     options = _options(config, given)
     options.check_ready()
     quiet_libraries()
-    from matryoshka2d.training import train
+    from matryoshka2d.training import ranks, train
 
     encoder = train(options, quiet=quiet or json)
-    if os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks
+    if not ranks.is_first():
         return
     summary = {"output": options.output, "full_size": str(encoder.size), "sizes": encoder.record["sizes"]}
     if json:

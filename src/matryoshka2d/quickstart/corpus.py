@@ -344,7 +344,7 @@ _ROLE = re.compile(r":(?:\w+:)?\w+:`[~!]?([^`]+)`")
 _LITERAL = re.compile(r"``([^`]+)``|`([^`'\s]+)[`']|\*\*([^*\s][^*]*)\*\*|(?<![\w*])\*([\w.\-]+)\*(?![\w*])")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z_])|(?<=[.!?])\s+(?=[a-z_]+\(\))")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|resp|approx|Mr|Dr|St|fig|sec|no|al|[A-Z])\.)$", re.I)
-# Sentences that hold code, links or programmers' notes to themselves (TODO and the like) are no prose.
+# Sentences that hold code, links or programmers' notes to themselves are no prose.
 _CODE = re.compile(
     r"[{}\\^~]|[^\s\w.]{4,}|=|->|<-|::|\$\w|%[sdrx(]|<[/\w]+>|\|\||&&|\w\[\w*\]|\bself\b\.|__file__|0x[0-9a-f]"
     r"|\bXXX\b|\bTODO\b|\bFIXME\b|@\w+\.|\bhttps?:|\bwww\.|\bSF bug\b|_\w*\([^)]+,",

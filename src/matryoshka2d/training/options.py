@@ -92,7 +92,7 @@ class TrainingOptions:
     mini_batch_tokens: int | None = _choice(
         None,
         "Cache gradients: embed a batch in parts of so many tokens, so that memory hardly grows with the "
-        "batch size, for one more forward pass. Default: the batch at once. For large batches: 4096 on a "
+        "batch size, for one more forward pass. Default: the batch at once. For large batches: 1024 on a "
         "CPU, more on a GPU.",
     )
     learning_rate: float | None = _choice(

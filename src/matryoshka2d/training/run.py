@@ -11,10 +11,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
-from torch import nn
 from transformers import set_seed
 
 from matryoshka2d.data import POSITIVE_PAIRS, SCORED_PAIRS, TEXTS, TRIPLETS, read_mixture, text_columns
@@ -27,13 +25,13 @@ from matryoshka2d.files import staged_folder
 from matryoshka2d.loss import ElasticLoss, TeacherLookup
 from matryoshka2d.objectives import DataFormat, Objective, default_objective, make_objective
 from matryoshka2d.precision import Precision, resolve_precision
-from matryoshka2d.size import Size
 from matryoshka2d.strategies import Shape, Strategy, make_strategy
 from matryoshka2d.strategies.cross_exit import check_cross_exit
 from matryoshka2d.training import learning_rates, ranks
 from matryoshka2d.training.column_prompts import column_prompts
 from matryoshka2d.training.dev import DevGrid, dev_grid
 from matryoshka2d.training.lora import add_adapters, make_lora, merge_adapters, target_layers
+from matryoshka2d.training.memory import is_out_of_memory, what_lowers_memory
 from matryoshka2d.training.model_card import write_model_card
 from matryoshka2d.training.options import TrainingOptions, run_folder_of
 from matryoshka2d.training.presets import preset_of
@@ -50,7 +48,8 @@ from matryoshka2d.training.teaching import (
     teacher_name,
     with_teacher,
 )
-from matryoshka2d.training.trackers import drop_logs_of_nothing, keep_logs, trackers
+from matryoshka2d.training.trackers import close_logs, drop_logs_of_nothing, keep_logs, trackers
+from matryoshka2d.training.trained_sizes import check_reads_the_text, trained_sizes
 from matryoshka2d.training.trainer import (
     ElasticTrainer,
     EpochOfBatches,
@@ -59,6 +58,7 @@ from matryoshka2d.training.trainer import (
     last_complete_checkpoint,
     release,
 )
+from matryoshka2d.training.weight_types import cast_weights, widen
 
 # What a file holds, in the objectives' words: data knows no objectives, and objectives know no files.
 _FORM_OF = {
@@ -138,7 +138,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
         release(encoder, trainer)
         if options.lora:
             merge_adapters(encoder)
-    _cast(encoder, dtype)
+    cast_weights(encoder, dtype)
     return _finish(encoder, trainer, options, dev)
 
 
@@ -187,7 +187,7 @@ def _prepare(
     heads = preset_of(options).heads if options.heads is None else options.heads
     if heads and encoder.depth > 1:
         encoder.add_heads()
-    _widen(encoder, options, precision)
+    widen(encoder, frozen=options.lora, precision=precision)
     for side, prompt in (("query", options.query_prompt), ("document", options.document_prompt)):
         if prompt is not None:
             encoder.prompts[side] = prompt
@@ -196,50 +196,6 @@ def _prepare(
         "sizes": [str(size) for size in sizes],
         "training": {k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
     }
-
-
-def _widen(encoder: ElasticEncoder, options: TrainingOptions, precision: Precision) -> None:
-    """Put what is trained into float32: half precision would round the small steps of an optimiser away.
-
-    Frozen weights may stay as they came, if the run computes in half precision anyway.
-    """
-    if not options.lora or precision.name == "fp32":
-        _cast(encoder, torch.float32)
-    elif encoder.heads is not None:
-        _cast(encoder.heads, torch.float32)
-
-
-def _cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """Put the weights into a type; buffers, such as the angles of rotary positions, stay exact."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
-
-
-def check_reads_the_text(
-    encoder: ElasticEncoder, name: str, strategy: Strategy, shape: Shape, draws: int = 256
-) -> None:
-    """Raise a `UserError` if a strategy trains the embedding output of a model that pools its last token.
-
-    Below the first layer the last token has seen no other: its vector says nothing of the text.
-    """
-    modes = {getattr(module, "pooling_mode", None) for module in encoder}
-    plans = (strategy.plan(shape, random.Random(step)) for step in range(draws))
-    if "lasttoken" in modes and any(0 in plan.layers() for plan in plans):
-        raise UserError(
-            f"strategy '{name}' trains the output of the embedding table too, where the last token, which "
-            "this model pools, has read nothing: choose all-sizes or 2dmse, or pooling mean"
-        )
-
-
-def trained_sizes(strategy: Strategy, shape: Shape, draws: int = 256) -> list[Size]:
-    """Return the sizes that a strategy trains, smallest first; those of many steps where it samples.
-
-    >>> [str(size) for size in trained_sizes(make_strategy("mrl", dims=(4, 8)), Shape(2, 16))]
-    ['2x4', '2x8', '2x16']
-    """
-    plans = [strategy.plan(shape, random.Random(step)) for step in range(draws)]
-    exits = {(term.layers, term.dims) for plan in plans for term in plan.terms}
-    return sorted(Size(*pair) for pair in exits if pair[0] > 0)
 
 
 def _objectives(mixture: Mixture, named: Objective | None, options: TrainingOptions) -> dict[str, Objective]:
@@ -383,44 +339,14 @@ def _run(trainer: ElasticTrainer, options: TrainingOptions, checkpoint: str | No
         options.run_folder.rmdir()
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
-        raise UserError(out_of_memory(options)) from error
+        raise UserError(what_lowers_memory(options)) from error
     finally:
         if ranks.is_first() and checkpoint is None and trainer.state.global_step == 0:
+            close_logs(trainer.callback_handler.callbacks)
             drop_logs_of_nothing(options.run_folder)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU, torch says it in words alone.
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def out_of_memory(options: TrainingOptions) -> str:
-    """Return what is said to a run that does not fit: the flags that make it fit.
-
-    >>> out_of_memory(TrainingOptions(batch_size=512))
-    'out of memory with batch size 512: set --mini-batch-tokens 4096, or lower --batch-size or --max-length'
-    >>> out_of_memory(TrainingOptions(batch_size=512, mini_batch_tokens=4096))
-    'out of memory with mini-batches of 4096 tokens: lower --mini-batch-tokens to 2048, or --max-length'
-    """
-    tokens = options.mini_batch_tokens
-    if tokens is None:
-        return (
-            f"out of memory with batch size {options.batch_size}: set --mini-batch-tokens 4096, or lower "
-            f"--batch-size or --max-length"
-        )
-    if tokens > options.max_length:
-        lower = max(tokens // 2, options.max_length)
-        return (
-            f"out of memory with mini-batches of {tokens} tokens: lower --mini-batch-tokens to {lower}, or "
-            f"--max-length"
-        )
-    return (
-        f"out of memory with mini-batches of one text and batch size {options.batch_size}: lower "
-        f"--batch-size or --max-length"
-    )
 
 
 def _finish(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from matryoshka2d.errors import UserError, did_you_mean
@@ -58,6 +59,16 @@ def keep_logs(run_folder: Path, model_folder: Path) -> None:
     """Put the logs of a finished run into the folder of its model, where hubs and TensorBoard find them."""
     if (run_folder / LOGS).is_dir():
         shutil.copytree(run_folder / LOGS, model_folder / LOGS, dirs_exist_ok=True)
+
+
+def close_logs(callbacks: Iterable[object]) -> None:
+    """Let TensorBoard write what it has and stop: its thread would miss a folder that is gone."""
+    from transformers.integrations import TensorBoardCallback
+
+    for callback in callbacks:
+        writer = callback.tb_writer if isinstance(callback, TensorBoardCallback) else None
+        if writer is not None:
+            writer.close()
 
 
 def drop_logs_of_nothing(run_folder: Path) -> None:
