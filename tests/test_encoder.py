@@ -107,6 +107,25 @@ def test_threads_may_ask_for_different_sizes_at_once(
                 np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
+def test_the_tokenizer_that_threads_share_keeps_its_settings(
+    encoder: ElasticEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two calls of one thread, another thread must find padding and truncation as it left them."""
+    encoder.encode(TEXTS)
+    backend = encoder.tokenizer.backend_tokenizer
+    before = (backend.padding, backend.truncation)
+    seen = []
+    preprocess = ElasticEncoder.preprocess
+
+    def spy(self: ElasticEncoder, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        seen.append((backend.padding, backend.truncation))
+        return preprocess(self, *args, **kwargs)
+
+    monkeypatch.setattr(ElasticEncoder, "preprocess", spy)
+    encoder.exits(TEXTS)
+    assert seen == [before]
+
+
 def test_only_the_layers_of_the_size_run(encoder: ElasticEncoder) -> None:
     ran: list[int] = []
     hooks = [

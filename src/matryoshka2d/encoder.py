@@ -29,6 +29,8 @@ from matryoshka2d.size import Size, default_sizes
 
 _HEADS = "exit_heads"
 _RECORD = "elastic.json"
+# Few enough that padding them to their longest costs little.
+_LENGTHS_AT_ONCE = 256
 
 
 class ElasticEncoder(SentenceTransformer):
@@ -314,8 +316,18 @@ class ElasticEncoder(SentenceTransformer):
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text: batches of one length are not padded, those of one width are."""
-        encoded = self.tokenizer(list(texts), truncation=True, max_length=self.max_seq_length)
-        return [len(tokens) for tokens in encoded["input_ids"]]
+        # A fast tokenizer keeps the settings of its last call, for all threads. So it is called as
+        # `preprocess` calls it: without padding here, a batch of another thread would come out unpadded.
+        as_in_batches: dict[str, Any] = {
+            "padding": True,
+            "truncation": "longest_first",
+            "max_length": self.max_seq_length,
+        }
+        lengths: list[int] = []
+        for start in range(0, len(texts), _LENGTHS_AT_ONCE):
+            encoded = self.tokenizer(list(texts[start : start + _LENGTHS_AT_ONCE]), **as_in_batches)
+            lengths += [sum(mask) for mask in encoded["attention_mask"]]
+        return lengths
 
     # --- leaving the package ---------------------------------------------------------------------
 
