@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from matryoshka2d.errors import UserError
+from matryoshka2d.objectives import distillation
 from matryoshka2d.strategies.alignment import CoordinateKL, PcaTarget, SimilarityKL, pca_compress
 from tests.objectives import references
 
@@ -55,6 +58,33 @@ def test_similarity_kl_of_anchors_to_all_other_texts(columns: int, temperature: 
     student, teacher = vectors(columns, 3, 0), vectors(columns, 6, 1)
     expected = references.anchors_to_texts_kl(student, teacher, temperature)
     assert_equal(SimilarityKL(temperature)(student, teacher), expected, [*student, *teacher])
+
+
+@settings(deadline=None)
+@given(rows=st.integers(2, 23), block=st.integers(1, 9))
+def test_texts_compared_in_blocks_give_what_they_give_together(rows: int, block: int) -> None:
+    (student,), (teacher,) = vectors(1, 3, 0, rows), vectors(1, 6, 1, rows)
+    expected = references.all_to_all_kl(list(student), list(teacher), 0.1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distillation, "_TEXTS_AT_ONCE", block)
+        got = distillation.batch_similarity_kl(student, teacher, 0.1)
+        torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
+        grads = [torch.autograd.grad(loss, [student, teacher]) for loss in (got, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-9)
+
+
+def test_what_a_large_batch_keeps_does_not_grow_with_its_square() -> None:
+    kept = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    rows = 3 * distillation._TEXTS_AT_ONCE
+    (student,), (teacher,) = vectors(1, 4, 0, rows), vectors(1, 4, 1, rows)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        distillation.batch_similarity_kl(student, teacher, 0.1)
+    assert max(kept) <= 4 * rows
 
 
 def test_similarity_kl_of_one_column_leaves_the_diagonal_out() -> None:

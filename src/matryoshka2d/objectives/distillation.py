@@ -8,10 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from matryoshka2d.caching import replayed
 from matryoshka2d.errors import UserError
 from matryoshka2d.objectives.base import Columns, DataFormat, check_columns
-from matryoshka2d.objectives.similarity import cosine_matrix, logits_kl, pairwise_cosine, without_diagonal
+from matryoshka2d.objectives.similarity import logits_kl, pairwise_cosine, unit, without_own
 from matryoshka2d.registry import require, require_not_negative, require_positive
+
+# More texts than usual batches have, few enough that their similarities to thousands of others are small.
+_TEXTS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,9 @@ class Distillation:
 def batch_similarity_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return the KL of every text's similarities to all other texts, from teacher to student, averaged.
 
+    A large batch is compared in blocks of texts, which are computed again in the backward pass: memory then
+    grows with the number of texts, not with its square.
+
     Parameters
     ----------
     student, teacher
@@ -112,5 +119,14 @@ def batch_similarity_kl(student: Tensor, teacher: Tensor, temperature: float) ->
     temperature
         Divides the cosines before the softmax.
     """
-    ours, theirs = (without_diagonal(cosine_matrix(texts, texts)) for texts in (student, teacher))
-    return logits_kl(ours / temperature, theirs / temperature)
+    ours, theirs = unit(student), unit(teacher)
+    starts = range(0, len(ours), _TEXTS_AT_ONCE)
+    divergence = _divergence_of_texts if len(starts) == 1 else replayed(_divergence_of_texts)
+    return torch.stack([divergence(ours, theirs, start, temperature) for start in starts]).sum() / len(ours)
+
+
+def _divergence_of_texts(ours: Tensor, theirs: Tensor, start: int, temperature: float) -> Tensor:
+    """Return the sum over one block of texts of the KL of their similarities to all others."""
+    block = slice(start, start + _TEXTS_AT_ONCE)
+    student, teacher = (without_own(side[block] @ side.T, start) / temperature for side in (ours, theirs))
+    return logits_kl(student, teacher) * len(student)

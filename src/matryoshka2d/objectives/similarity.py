@@ -67,6 +67,16 @@ def without_diagonal(matrix: Tensor) -> Tensor:
     return matrix.flatten()[1:].view(n - 1, n + 1)[:, :-1].reshape(n, n - 1)
 
 
+def without_own(rows: Tensor, start: int) -> Tensor:
+    """Return rows [rows, n] of a square matrix, from row `start` on, without its diagonal: [rows, n - 1].
+
+    >>> without_own(torch.arange(9).view(3, 3)[1:], 1).tolist()
+    [[3, 5], [6, 7]]
+    """
+    stop = start + len(rows)
+    return torch.cat([rows[:, :start], without_diagonal(rows[:, start:stop]), rows[:, stop:]], dim=1)
+
+
 def logits_kl(student: Tensor, teacher: Tensor) -> Tensor:
     """Return KL(softmax teacher ‖ softmax student), averaged over the rows of two [rows, n] tensors."""
     return F.kl_div(

@@ -34,6 +34,7 @@ def with_cross_exit(plan: StepPlan, shape: Shape, weight: float) -> StepPlan:
 
     Examples
     --------
+    >>> from matryoshka2d.strategies.base import Term
     >>> plan = StepPlan((Term(2, 8), Term(1, 8, 0.5)))
     >>> with_cross_exit(plan, Shape(2, 8), 2.0).terms[-1]
     Term(layers=1, dims=8, weight=1.0, documents=2)

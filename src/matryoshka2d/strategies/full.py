@@ -28,7 +28,7 @@ class Full:
     Examples
     --------
     >>> Full().plan(Shape(layers=6, dims=384), random.Random(0)).terms
-    (Term(layers=6, dims=384, weight=1.0),)
+    (Term(layers=6, dims=384, weight=1.0, documents=None),)
     """
 
     dims: int | None = None
