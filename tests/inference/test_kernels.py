@@ -46,6 +46,43 @@ def test_attention(compiled: Kernels, texts: int, length: int, heads: int, width
     assert (out.float() - exact.transpose(1, 2).reshape(out.shape)).abs().max() <= allowed
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.one_of(st.integers(1, 60), st.sampled_from([111, 112, 113])),
+    pairs=st.one_of(st.integers(1, 40), st.sampled_from([192, 2048])),
+    panels=st.integers(1, 3),
+    then=st.sampled_from(["none", "gelu", "add"]),
+)
+def test_linear_maps(compiled: Kernels, rows: int, pairs: int, panels: int, then: str) -> None:
+    torch.manual_seed(rows)
+    inputs, outputs = 2 * pairs, 32 * panels
+    x, weight = torch.randn(rows, inputs).bfloat16(), torch.randn(outputs, inputs).bfloat16()
+    bias, other = torch.randn(outputs), torch.randn(rows, outputs).bfloat16()
+    laid = compiled.panels(weight)
+    found = compiled.linear(x, laid, bias, then, other if then == "add" else None)
+    expected = torch.nn.functional.linear(x.double(), weight.double(), bias.double())
+    if then == "gelu":
+        expected = torch.nn.functional.gelu(expected)
+    if then == "add":
+        expected += other
+    # One rounding of the result, and sums in float32 of numbers about as large as the root of `inputs`.
+    torch.testing.assert_close(found.double(), expected, rtol=1 / 256, atol=2e-6 * inputs)
+    # A row is summed in the same order whatever stands beside it.
+    alone = compiled.linear(x[-1:], laid, bias, then, other[-1:] if then == "add" else None)
+    assert torch.equal(alone, found[-1:])
+
+
+def test_gelu_is_the_exact_one_near_and_far_from_zero(compiled: Kernels) -> None:
+    values = torch.cat([torch.linspace(-12, 12, 4096), torch.tensor([0.0, -0.0, 1e-6, -1e-6, 300, -300])])
+    x = torch.zeros(len(values), 2).bfloat16()
+    x[:, 0] = values.bfloat16()
+    weight = torch.zeros(32, 2).bfloat16()
+    weight[:, 0] = 1
+    found = compiled.linear(x, compiled.panels(weight), torch.zeros(32), "gelu")[:, 0]
+    exact = torch.nn.functional.gelu(x[:, 0].double())
+    torch.testing.assert_close(found.double(), exact, rtol=1 / 256, atol=2e-5)
+
+
 @settings(deadline=None, max_examples=30)
 @given(rows=st.integers(1, 9), blocks=st.integers(1, 70), offset=st.sampled_from([0.0, 100.0]))
 def test_layer_norm(compiled: Kernels, rows: int, blocks: int, offset: float) -> None:

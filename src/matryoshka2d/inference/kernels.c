@@ -1,4 +1,5 @@
-// Attention, embeddings and LayerNorm for bf16 on processors with AVX512-BF16, for texts that are laid end to end.
+// Linear maps, attention, embeddings and LayerNorm for bf16 on processors with AVX512-BF16, for texts that are laid
+// end to end.
 // Compiled by kernels.py at first use; everything here has a plain torch form in packed.py that it must equal.
 
 #include <immintrin.h>
@@ -59,14 +60,52 @@ static inline void transpose(__m512i r[LANES]) {
     }
 }
 
+// Two rows of 32 bf16 as one row of pairs for the first 16 columns, and one for the others.
+static inline void interleave(__m512i even, __m512i odd, __m512i *first, __m512i *second) {
+    int16_t low[32] __attribute__((aligned(64))), high[32] __attribute__((aligned(64)));
+    for (int i = 0; i < 16; i++) {
+        low[2 * i] = (int16_t)i;
+        low[2 * i + 1] = (int16_t)(32 + i);
+        high[2 * i] = (int16_t)(16 + i);
+        high[2 * i + 1] = (int16_t)(48 + i);
+    }
+    *first = _mm512_permutex2var_epi16(even, _mm512_load_si512(low), odd);
+    *second = _mm512_permutex2var_epi16(even, _mm512_load_si512(high), odd);
+}
+
+// Two vectors of floats as pairs of bf16.
+static inline __m512i paired(__m512 even, __m512 odd) {
+    __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
+    __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
 // One head of one text: sixteen queries at a time, a query a lane, so that nothing is summed across lanes.
+// Both products multiply pairs: of dims for the scores, of keys for the values.
 __attribute__((always_inline)) static inline void attend(
     const bf16 *query, const bf16 *key, const bf16 *value, bf16 *out, long length, long from, long to,
     float scale, const int width
 ) {
-    float weights[LONGEST * LANES] __attribute__((aligned(64)));
+    static __thread float scores[LONGEST * LANES] __attribute__((aligned(64)));
+    static __thread int32_t weights[LONGEST / 2 * LANES] __attribute__((aligned(64)));
+    static __thread int32_t keys[LONGEST * 32] __attribute__((aligned(64)));
+    static __thread int32_t values[LONGEST / 2 * 64] __attribute__((aligned(64)));
     float shares[LANES] __attribute__((aligned(64)));
     const int pairs = width / 2, rows = LANES * 32 / width / 2, parts = width / LANES;
+    // Keys one after the other: as they lie among queries and values, many of them share a line of the cache.
+    for (long j = 0; j < length; j++)
+        for (int half = 0; half < width; half += 32)
+            _mm512_store_si512(keys + (j * width + half) / 2, _mm512_loadu_si512(key + j * from + half));
+    // Values as [pair of keys][dim].
+    for (long j = 0; j < length; j += 2)
+        for (int half = 0; half < width; half += 32) {
+            __m512i even = _mm512_loadu_si512(value + j * from + half);
+            __m512i odd = j + 1 < length ? _mm512_loadu_si512(value + (j + 1) * from + half) : _mm512_setzero_si512();
+            __m512i one, other;
+            interleave(even, odd, &one, &other);
+            _mm512_store_si512(values + j / 2 * width + half, one);
+            _mm512_store_si512(values + j / 2 * width + half + LANES, other);
+        }
     for (long first = 0; first < length; first += LANES) {
         const long queries = length - first < LANES ? length - first : LANES;
         // Queries as [pair of dims][query].
@@ -79,33 +118,37 @@ __attribute__((always_inline)) static inline void attend(
         }
         __m512 largest = _mm512_set1_ps(-3.0e38f);
         for (long j = 0; j < length; j++) {
-            const int32_t *keys = (const int32_t *)(key + j * from);
+            const int32_t *dims = keys + j * pairs;
             __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps();
             for (int p = 0; p < pairs; p += 2) {
-                even = _mm512_dpbf16_ps(even, (__m512bh)turned[p], (__m512bh)_mm512_set1_epi32(keys[p]));
-                odd = _mm512_dpbf16_ps(odd, (__m512bh)turned[p + 1], (__m512bh)_mm512_set1_epi32(keys[p + 1]));
+                even = _mm512_dpbf16_ps(even, (__m512bh)turned[p], (__m512bh)_mm512_set1_epi32(dims[p]));
+                odd = _mm512_dpbf16_ps(odd, (__m512bh)turned[p + 1], (__m512bh)_mm512_set1_epi32(dims[p + 1]));
             }
-            __m512 score = _mm512_mul_ps(_mm512_add_ps(even, odd), _mm512_set1_ps(scale));
+            __m512 score = _mm512_add_ps(even, odd);
             largest = _mm512_max_ps(largest, score);
-            _mm512_store_ps(weights + j * LANES, score);
+            _mm512_store_ps(scores + j * LANES, score);
         }
+        if (length % 2) _mm512_store_ps(scores + length * LANES, _mm512_set1_ps(-3.0e38f));
+        const __m512 factor = _mm512_set1_ps(scale), shift = _mm512_mul_ps(largest, _mm512_set1_ps(-scale));
         __m512 total = _mm512_setzero_ps();
-        for (long j = 0; j < length; j++) {
-            __m512 weight = exp2_of(_mm512_sub_ps(_mm512_load_ps(weights + j * LANES), largest));
-            total = _mm512_add_ps(total, weight);
-            _mm512_store_ps(weights + j * LANES, weight);
+        for (long j = 0; j < length; j += 2) {
+            __m512 even = exp2_of(_mm512_fmadd_ps(_mm512_load_ps(scores + j * LANES), factor, shift));
+            __m512 odd = exp2_of(_mm512_fmadd_ps(_mm512_load_ps(scores + (j + 1) * LANES), factor, shift));
+            total = _mm512_add_ps(total, _mm512_add_ps(even, odd));
+            _mm512_store_si512(weights + j / 2 * LANES, paired(even, odd));
         }
         _mm512_store_ps(shares, _mm512_div_ps(_mm512_set1_ps(1.0f), total));
         for (long row = 0; row < queries; row += rows) {
             __m512 sums[LANES];
             for (int i = 0; i < LANES; i++) sums[i] = _mm512_setzero_ps();
-            for (long j = 0; j < length; j++) {
-                const float *weight = weights + j * LANES + row;
+            for (long pair = 0; pair < (length + 1) / 2; pair++) {
+                const int32_t *weight = weights + pair * LANES + row;
                 for (int part = 0; part < parts; part++) {
-                    __m512 values = widen(value + j * from + part * LANES);
+                    __m512bh dims = (__m512bh)_mm512_load_si512(values + pair * width + part * LANES);
                     for (int i = 0; i < rows; i++)
-                        sums[i * parts + part] =
-                            _mm512_fmadd_ps(_mm512_set1_ps(weight[i]), values, sums[i * parts + part]);
+                        sums[i * parts + part] = _mm512_dpbf16_ps(
+                            sums[i * parts + part], (__m512bh)_mm512_set1_epi32(weight[i]), dims
+                        );
                 }
             }
             for (int i = 0; i < rows; i++)
@@ -136,19 +179,6 @@ static void configure_tiles(void) {
         config.rows[i] = TILE;
     }
     _tile_loadconfig(&config);
-}
-
-// Two rows of 32 bf16 as one row of pairs for the first 16 columns, and one for the others.
-static inline void interleave(__m512i even, __m512i odd, __m512i *first, __m512i *second) {
-    int16_t low[32] __attribute__((aligned(64))), high[32] __attribute__((aligned(64)));
-    for (int i = 0; i < 16; i++) {
-        low[2 * i] = (int16_t)i;
-        low[2 * i + 1] = (int16_t)(32 + i);
-        high[2 * i] = (int16_t)(16 + i);
-        high[2 * i + 1] = (int16_t)(48 + i);
-    }
-    *first = _mm512_permutex2var_epi16(even, _mm512_load_si512(low), odd);
-    *second = _mm512_permutex2var_epi16(even, _mm512_load_si512(high), odd);
 }
 
 // One head of one longer text on the matrix unit: sixteen queries against sixteen keys at a time.
@@ -327,5 +357,106 @@ void layer_norm(
             _mm512_store_ps(row + j, x);
         }
         normalise(row, sum, out, weight, bias, hidden, eps);
+    }
+}
+
+// Linear maps: fourteen rows by 32 columns are summed in registers, over pairs of inputs.
+
+#define ROWS 14
+#define COLUMNS 32
+#define BLOCKS 4
+#define MOST_INPUTS 4096
+
+enum { PLAIN, GELU, PLUS };
+
+// x / 2 * (1 + erf(x / sqrt(2))), with erf to about 2e-7: Abramowitz and Stegun, 7.1.26.
+static inline __m512 gelu(__m512 x) {
+    const __m512 one = _mm512_set1_ps(1.0f), z = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.70710678f));
+    const __m512 t = _mm512_rcp14_ps(_mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
+    __m512 y = _mm512_set1_ps(1.061405429f);
+    y = _mm512_fmadd_ps(y, t, _mm512_set1_ps(-1.453152027f));
+    y = _mm512_fmadd_ps(y, t, _mm512_set1_ps(1.421413741f));
+    y = _mm512_fmadd_ps(y, t, _mm512_set1_ps(-0.284496736f));
+    y = _mm512_fmadd_ps(y, t, _mm512_set1_ps(0.254829592f));
+    const __m512 square = _mm512_mul_ps(_mm512_mul_ps(z, z), _mm512_set1_ps(-1.44269504f));
+    const __m512 rest = _mm512_mul_ps(_mm512_mul_ps(y, t), exp2_of(square));
+    // The rest is 1 - erf(|x| / sqrt(2)): what is missing on the side of x, and all there is on the other.
+    const __mmask16 negative = _mm512_movepi32_mask(_mm512_castps_si512(x));
+    const __m512 share = _mm512_mask_sub_ps(rest, (__mmask16)~negative, _mm512_set1_ps(2.0f), rest);
+    return _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.5f)), share);
+}
+
+// x: bf16 [rows, inputs]; packed: [pair of inputs][row], ROWS rows.
+static inline void pack_rows(const bf16 *x, int32_t *packed, long rows, long inputs) {
+    const long pairs = inputs / 2;
+    for (long first = 0; first < pairs; first += LANES) {
+        const __mmask16 some = pairs - first < LANES ? (__mmask16)((1 << (pairs - first)) - 1) : (__mmask16)0xffff;
+        __m512i r[LANES];
+        for (int i = 0; i < LANES; i++)
+            r[i] = i < rows ? _mm512_maskz_loadu_epi32(some, x + i * inputs + 2 * first) : _mm512_setzero_si512();
+        transpose(r);
+        for (int i = 0; i < LANES && first + i < pairs; i++)
+            _mm512_mask_storeu_epi32(packed + (first + i) * ROWS, (1 << ROWS) - 1, r[i]);
+    }
+}
+
+__attribute__((always_inline)) static inline void multiply(
+    const int32_t *packed, const bf16 *panel, const float *bias, const bf16 *other, bf16 *out, long pairs,
+    long outputs, int then, const int rows
+) {
+    __m512 sums[ROWS][2];
+#pragma GCC unroll 14
+    for (int r = 0; r < rows; r++) {
+        sums[r][0] = _mm512_loadu_ps(bias);
+        sums[r][1] = _mm512_loadu_ps(bias + LANES);
+    }
+    for (long p = 0; p < pairs; p++, packed += ROWS, panel += 2 * COLUMNS) {
+        const __m512bh left = (__m512bh)_mm512_loadu_si512(panel), right = (__m512bh)_mm512_loadu_si512(panel + COLUMNS);
+#pragma GCC unroll 14
+        for (int r = 0; r < rows; r++) {
+            const __m512bh x = (__m512bh)_mm512_set1_epi32(packed[r]);
+            sums[r][0] = _mm512_dpbf16_ps(sums[r][0], x, left);
+            sums[r][1] = _mm512_dpbf16_ps(sums[r][1], x, right);
+        }
+    }
+#pragma GCC unroll 14
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            __m512 y = sums[r][half];
+            if (then == GELU) y = gelu(y);
+            if (then == PLUS) y = _mm512_add_ps(y, widen(other + r * outputs + half * LANES));
+            narrow(out + r * outputs + half * LANES, y);
+        }
+}
+
+// x: bf16 [rows, inputs]; panels: bf16 [outputs / 32, inputs / 2, 32, 2]; bias: float [outputs]; out, and other where
+// it is added: bf16 [rows, outputs]. inputs is even and at most 4096, outputs a multiple of 32.
+void linear(
+    const bf16 *x, const bf16 *panels, const float *bias, const bf16 *other, bf16 *out, long rows, long inputs,
+    long outputs, int then
+) {
+    static __thread int32_t packed[BLOCKS * ROWS * MOST_INPUTS / 2] __attribute__((aligned(64)));
+    const long pairs = inputs / 2;
+    // A panel of weights stays in the nearest cache while a few blocks of rows pass.
+    for (long start = 0; start < rows; start += BLOCKS * ROWS) {
+        const long stop = rows - start < BLOCKS * ROWS ? rows : start + BLOCKS * ROWS;
+        for (long first = start; first < stop; first += ROWS)
+            pack_rows(
+                x + first * inputs, packed + (first - start) * pairs, stop - first < ROWS ? stop - first : ROWS, inputs
+            );
+        for (long column = 0; column < outputs; column += COLUMNS)
+            for (long first = start; first < stop; first += ROWS) {
+                const int32_t *block = packed + (first - start) * pairs;
+                const bf16 *panel = panels + column * inputs, *added = other + first * outputs + column;
+                bf16 *place = out + first * outputs + column;
+                switch (stop - first) {
+#define CASE(n) \
+    case n: multiply(block, panel, bias + column, added, place, pairs, outputs, then, n); break;
+                    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
+                    CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
+                    default: multiply(block, panel, bias + column, added, place, pairs, outputs, then, ROWS);
+                }
+            }
     }
 }

@@ -1,8 +1,9 @@
-"""Compiled attention, embeddings and LayerNorm for bf16, where a machine allows; never required.
+"""Compiled linear maps, attention, embeddings and LayerNorm for bf16, where a machine allows; never required.
 
-Short texts leave a library's kernels mostly idle: a softmax over eleven scores is all overhead. The C file
-beside this one does attention in one pass over the queries, keys and values as they lie in memory. It is
-compiled once, into the user's cache, in about a second.
+Short texts leave a library's kernels mostly idle: a softmax over eleven scores is all overhead, and so is
+making ready a matrix product of a shape not seen before. The C file beside this one does attention in one
+pass over the queries, keys and values as they lie in memory, and a linear map with what follows it in
+another. It is compiled once, into the user's cache, in a few seconds.
 """
 
 from __future__ import annotations
@@ -32,11 +33,14 @@ _FLAGS = ("-O3", "-march=native", "-fno-strict-aliasing", "-shared", "-fPIC")
 _WIDTHS = (32, 64)
 # Up to this length vector registers beat the matrix unit (AMX).
 _SHORT = 40
-# Beyond this length the library's blockwise attention is the faster one, or the only one.
-_LONGEST = 112
-_LONGEST_IN_TILES = 512
+# Beyond this length only the library's blockwise attention has room.
+_LONGEST = 512
 _WIDEST = 4096
+_MOST_INPUTS = 4096
 _LANES = 16
+# Columns of a linear map that are summed together.
+_COLUMNS = 32
+_THEN = {"none": 0, "gelu": 1, "add": 2}
 
 logger = logging.getLogger(__name__)
 
@@ -57,16 +61,18 @@ class Kernels:
         self._attention.argtypes = [pointer, pointer, number, number, number, number, real, ctypes.c_int]
         self._layer_norm = loaded.layer_norm
         self._layer_norm.argtypes = [pointer, pointer, pointer, pointer, number, number, real]
+        self._linear = loaded.linear
+        self._linear.argtypes = [*[pointer] * 5, *[number] * 3, ctypes.c_int]
         # A processor without AMX, or a kernel that does not let this process use it, does without.
         self.tiles = loaded.permit_tiles() == 0
         self._embed = loaded.embed
         self._embed.argtypes = [*[pointer] * 7, number, number, real]
         self._attention.restype = self._layer_norm.restype = self._embed.restype = None
+        self._linear.restype = None
 
     def attends(self, dtype: torch.dtype, width: int, length: int) -> bool:
         """Whether heads of this width and texts of this length are worth the compiled attention."""
-        longest = _LONGEST_IN_TILES if self.tiles else _LONGEST
-        return dtype == torch.bfloat16 and width in _WIDTHS and length <= longest
+        return dtype == torch.bfloat16 and width in _WIDTHS and length <= _LONGEST
 
     def attention(self, qkv: Tensor, out: Tensor, texts: int, length: int, heads: int) -> None:
         """Write the attention of texts of one length.
@@ -85,6 +91,46 @@ class Kernels:
         scale = math.log2(math.e) / math.sqrt(width)
         tiles = self.tiles and length > _SHORT
         self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale, tiles)
+
+    def maps(self, dtype: torch.dtype, inputs: int, outputs: int) -> bool:
+        """Whether linear maps of this shape are worth the compiled one; the matrix unit is the library's."""
+        fits = inputs % 2 == 0 and inputs <= _MOST_INPUTS and outputs % _COLUMNS == 0
+        return dtype == torch.bfloat16 and fits and not self.tiles
+
+    @staticmethod
+    def panels(weight: Tensor) -> Tensor:
+        """Return a weight [outputs, inputs] as `linear` reads it: [outputs / 32, inputs / 2, 32, 2]."""
+        outputs, inputs = weight.shape
+        return weight.view(outputs // _COLUMNS, _COLUMNS, inputs // 2, 2).transpose(1, 2).contiguous()
+
+    def linear(
+        self, x: Tensor, panels: Tensor, bias: Tensor, then: str = "none", other: Tensor | None = None
+    ) -> Tensor:
+        """Return a linear map of bf16 [rows, inputs] and what follows it, bf16 [rows, outputs].
+
+        Each row is summed in the same order, whatever rows stand beside it.
+
+        Parameters
+        ----------
+        x
+            bf16 [rows, inputs], contiguous.
+        panels
+            What `panels` gives of the weight.
+        bias
+            float32 [outputs].
+        then
+            ``"none"``, ``"gelu"`` (the exact one) or ``"add"``.
+        other
+            bf16 [rows, outputs], contiguous: what is added.
+        """
+        rows, inputs = x.shape
+        out = torch.empty((rows, len(bias)), dtype=torch.bfloat16)
+        added = out if other is None else other
+        assert x.is_contiguous() and added.is_contiguous() and added.shape == out.shape
+        assert panels.shape == (len(bias) // _COLUMNS, inputs // 2, _COLUMNS, 2)
+        pointers = (tensor.data_ptr() for tensor in (x, panels, bias, added, out))
+        self._linear(*pointers, rows, inputs, len(bias), _THEN[then])
+        return out
 
     @staticmethod
     def normalises(dtype: torch.dtype, hidden: int) -> bool:

@@ -59,7 +59,7 @@ class PackedLayers:
         self.kernels = kernels
         self.heads = int(config.num_attention_heads)
         self.embeddings = _Embeddings(model, parts, dtype)
-        self.layers = [_Layer(layer, parts, dtype) for layer in layers_of(model)]
+        self.layers = [_Layer(layer, parts, dtype, kernels) for layer in layers_of(model)]
 
     @classmethod
     def of(cls, model: nn.Module, dtype: torch.dtype, kernels: Kernels | None = None) -> PackedLayers | None:
@@ -126,13 +126,17 @@ class _Embeddings:
 class _Layer:
     """One layer: attention, add and norm, feed-forward, add and norm."""
 
-    def __init__(self, layer: nn.Module, parts: PostNormParts, dtype: torch.dtype) -> None:
-        joined = [layer.get_submodule(path) for path in (parts.query, parts.key, parts.value)]
-        self.qkv = _Linear(joined, dtype)
-        self.attention_output = _Linear([layer.get_submodule(parts.attention_output)], dtype)
+    def __init__(
+        self, layer: nn.Module, parts: PostNormParts, dtype: torch.dtype, kernels: Kernels | None
+    ) -> None:
+        def linear(*paths: str) -> _Linear:
+            return _Linear([layer.get_submodule(path) for path in paths], dtype, kernels)
+
+        self.qkv = linear(parts.query, parts.key, parts.value)
+        self.attention_output = linear(parts.attention_output)
         self.attention_norm = _Norm(layer.get_submodule(parts.attention_norm), dtype)
-        self.up = _Linear([layer.get_submodule(parts.up)], dtype)
-        self.down = _Linear([layer.get_submodule(parts.down)], dtype)
+        self.up = linear(parts.up)
+        self.down = linear(parts.down)
         self.output_norm = _Norm(layer.get_submodule(parts.output_norm), dtype)
 
     @property
@@ -186,28 +190,38 @@ class _Norm:
 class _Linear:
     """One or more linear maps of the same input, joined; what follows is computed in the same pass.
 
-    In bf16 the weights are laid out once as oneDNN wants them.
+    In bf16 the weights are laid out once as the compiled kernel or oneDNN wants them.
     """
 
-    def __init__(self, linears: Sequence[nn.Module], dtype: torch.dtype) -> None:
+    def __init__(self, linears: Sequence[nn.Module], dtype: torch.dtype, kernels: Kernels | None) -> None:
         self.weight = _copy(torch.cat([_tensor(linear, "weight") for linear in linears]), dtype)
         self.bias = _copy(torch.cat([_tensor(linear, "bias") for linear in linears]), dtype)
+        outputs, inputs = self.weight.shape
         self.bytes = self.weight.nbytes + self.bias.nbytes
+        self.kernels = kernels if kernels is not None and kernels.maps(dtype, inputs, outputs) else None
         self.fused = dtype == torch.bfloat16 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        if self.fused:
+        if self.kernels is not None:
+            self.weight, self.bias = self.kernels.panels(self.weight), self.bias.float()
+        elif self.fused:
             self.weight = torch.ops.mkldnn._reorder_linear_weight(self.weight, None)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.kernels is not None:
+            return self.kernels.linear(x, self.weight, self.bias)
         return self._pointwise(x, "none") if self.fused else functional.linear(x, self.weight, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
         """Return GELU of the map."""
+        if self.kernels is not None:
+            return self.kernels.linear(x, self.weight, self.bias, "gelu")
         if self.fused:
             return self._pointwise(x, "gelu")
         return functional.gelu(functional.linear(x, self.weight, self.bias))
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """Return the map of `x`, plus `other`."""
+        if self.kernels is not None:
+            return self.kernels.linear(x, self.weight, self.bias, "add", other)
         if self.fused:
             added: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
             return added
