@@ -71,13 +71,7 @@ def open_table(path: Path) -> Table:
     UserError
         If the file is missing, a folder, of an unknown form, empty, or broken.
     """
-    check_file(path)
-    extension = extension_of(path)
-    if extension is None:
-        raise UserError(
-            f"{path}: unknown kind of file '{path.suffix}': expected {', '.join(EXTENSIONS)}."
-            f"{did_you_mean(path.suffix, EXTENSIONS)}"
-        )
+    extension = checked_extension(path)
     table = _parquet(path) if extension == ".parquet" else _TEXT_FORMS[extension](str(path), _text(path))
     if not len(table):
         raise UserError(f"{path} has no rows: expected at least one after the names of the columns")
@@ -97,8 +91,19 @@ def extension_of(path: Path) -> str | None:
     return last[0] if last and last[0] in known else None
 
 
-def check_file(path: Path) -> None:
-    """Raise a `UserError` unless there is a file of that name."""
+def checked_extension(path: Path) -> str:
+    """Return the extension of a file that is there, or raise a `UserError`."""
+    _check_file(path)
+    extension = extension_of(path)
+    if extension is None:
+        raise UserError(
+            f"{path}: unknown kind of file '{path.suffix}': expected {', '.join(EXTENSIONS)}."
+            f"{did_you_mean(path.suffix, EXTENSIONS)}"
+        )
+    return extension
+
+
+def _check_file(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"{path} is a folder: expected a file ending in {', '.join(EXTENSIONS)}")
     if path.is_file():
@@ -116,18 +121,22 @@ def _text(path: Path) -> str:
             content = gzip.decompress(content)
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8: "
-            f"save the file as UTF-8"
-        ) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is not a whole gzip file: {error}; compress or download it again") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        raise unreadable(path, error, 1 + error.object.count(b"\n", 0, error.start)) from error
+    except (EOFError, zlib.error, OSError) as error:
+        raise unreadable(path, error) from error
     if not text.strip():
         raise UserError(f"{path} is empty: expected rows of text")
     return text
+
+
+def unreadable(path: Path, error: Exception, line: int = 1) -> UserError:
+    """Return what is said of a file of text that cannot be read; a wrong byte stands on the given line."""
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start]
+        return UserError(f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8: save the file as UTF-8")
+    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+        return UserError(f"{path} is not a whole gzip file: {error}; compress or download it again")
+    return UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}")
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
@@ -229,7 +238,7 @@ def readable_parquet(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise UserError(
             f"{path} is not a readable Parquet file ({reason}): write or download it again"
