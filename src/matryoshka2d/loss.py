@@ -27,7 +27,7 @@ from matryoshka2d.strategies.base import Columns, Pull, Shape, StepPlan, StepRan
 from matryoshka2d.strategies.cross_exit import with_cross_exit
 
 TeacherLookup = Callable[[Tensor], Tensor]
-"""Row numbers int64 [batch], or what else the labels hold → the teacher's vectors float32 [batch, columns, width]."""
+"""Row numbers int64 [batch], or what the labels hold → the teacher's float32 [batch, columns, width]."""
 
 
 class ElasticLoss(nn.Module):

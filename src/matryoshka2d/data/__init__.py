@@ -3,8 +3,10 @@
 `formats` knows the four forms of training data (scored pairs, positive pairs, triplets, texts) and
 recognises them by the names of their columns. `read_rows` reads a file of any kind, or a data set of the
 hub, checks every row, and returns a `datasets.Dataset` in canonical columns; `read_mixture` does so for
-several. `open_mixture` opens the same data as streams, whose rows are read when they are needed. During
-training, `DistinctRowsBatchSampler` and `StreamBatchSampler` keep rows that share a text or a group out of one batch, and `GroupDroppingCollator` keeps the group away from the model.
+several. `open_stream` and `open_mixture` do the same for data that does not fit in memory: rows are read
+and checked when they are needed. During training, `DistinctRowsBatchSampler` and `StreamBatchSampler` keep
+rows that share a text or a group out of one batch, and `GroupDroppingCollator` keeps the group away from
+the model.
 
 The names are imported when they are first used: reading needs no torch.
 """

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from matryoshka2d.data.formats import Format, format_of
 from matryoshka2d.data.readers import is_hub_name, read_rows
@@ -18,9 +18,11 @@ from matryoshka2d.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+Rows = TypeVar("Rows", "Dataset", Stream)
+
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Generic[Rows]):
     """Data sets and their formats, both by name and in the order in which they were given.
 
     Parameters
@@ -31,7 +33,7 @@ class Mixture:
         Name → format, from which a loss is chosen for each name.
     """
 
-    datasets: dict[str, Dataset | Stream]
+    datasets: dict[str, Rows]
     formats: dict[str, Format]
 
     @property
@@ -48,7 +50,7 @@ def read_mixture(
     limit: int | None = None,
     split: str | None = "train",
     score_range: tuple[float, float] | None = None,
-) -> Mixture:
+) -> Mixture[Dataset]:
     """Read one or more data sets; each keeps its own format.
 
     Parameters
@@ -87,7 +89,7 @@ def open_mixture(
     split: str | None = "train",
     score_range: tuple[float, float] | None = None,
     rows: Mapping[str, int] | None = None,
-) -> Mixture:
+) -> Mixture[Stream]:
     """Open one or more streams; each keeps its own format.
 
     Parameters
@@ -116,12 +118,11 @@ def open_mixture(
 
 
 def _mixture(
-    sources: Iterable[str | os.PathLike[str]],
-    read: Callable[[str | os.PathLike[str]], Dataset | Stream],
-) -> Mixture:
+    sources: Iterable[str | os.PathLike[str]], read: Callable[[str | os.PathLike[str]], Rows]
+) -> Mixture[Rows]:
     if isinstance(sources, str | os.PathLike):
         sources = [sources]
-    datasets: dict[str, Dataset | Stream] = {}
+    datasets: dict[str, Rows] = {}
     for source in sources:
         name = _unused_name(_name_of(source), datasets)
         datasets[name] = read(source)

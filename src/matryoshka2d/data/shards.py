@@ -97,10 +97,20 @@ def shard_files(source: str | os.PathLike[str]) -> list[Path]:
         return _files_in(path)
     if not is_pattern(source):
         return [path]
-    found = sorted(match for match in map(Path, glob.glob(str(source), recursive=True)) if match.is_file())
+    found = [match for match in matching(source) if match.is_file()]
     if not found:
         raise UserError(f"no file matches {source}: expected shards ending in {', '.join(EXTENSIONS)}")
     return found
+
+
+def matching(pattern: str | os.PathLike[str]) -> list[Path]:
+    """Return what there is of names that match a pattern, in their order.
+
+    >>> matching("no/such-*.parquet")
+    []
+    """
+    path = Path(pattern)
+    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
 
 
 def is_pattern(source: str | os.PathLike[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Batches of streamed rows: drawn from a buffer, one data set a batch, no two rows that share a text or group.
+"""Batches of streamed rows, drawn from a buffer: no two rows share a text or a group.
 
 The sampler draws the rows themselves where others draw their numbers. So whatever deals numbers out to
 processes, or skips the batches that a resumed run has seen, does so with rows, before anything is tokenised.
@@ -111,10 +111,10 @@ def endless_batches(
 ) -> Iterator[list[Row]]:
     """Yield full batches of distinct rows, pass after pass.
 
-    A batch is drawn from up to `buffer` rows, which then are filled up again. A drawn row that shares a text or
-    a group with the batch goes back, and waits for a later one. Where not even a whole buffer fills a batch,
-    the rows that come next do if they fit; those that do not are left out. What is left when a pass ends goes
-    first into the next.
+    A batch is drawn from up to `buffer` rows, which then are filled up again. A drawn row that shares a text
+    or a group with the batch goes back, and waits for a later one. Where not even a whole buffer fills a
+    batch, the rows that come next do if they fit; those that do not are left out. What is left when a pass
+    ends is there first in the next.
 
     Parameters
     ----------
@@ -146,8 +146,8 @@ def endless_batches(
             yield [drawn.row for drawn in batch]
         if not filled:
             raise UserError(
-                f"{source}: {len(held)} rows fill no batch of {batch_size} without a text or group that comes "
-                f"twice: lower --batch-size"
+                f"{source}: {len(held)} rows fill no batch of {batch_size} without a text or group that "
+                f"comes twice: lower --batch-size"
                 if held
                 else f"{source} has no rows to train on: look at the split and the limit"
             )

@@ -68,7 +68,7 @@ class Stream:
         return replace(self, column_names=tuple(names))
 
     def one_pass(self, chance: np.random.Generator) -> Iterator[Row]:
-        """Yield every row once, shard after shard in random order; with a limit, the first rows as they stand.
+        """Yield every row once, the shards in random order; with a limit, the first rows as they stand.
 
         Raises
         ------
@@ -174,8 +174,8 @@ def _check_columns(shard: Shard, layout: Layout, first: str) -> None:
     if missing:
         found = ", ".join(f"'{name}'" for name in shard.names)
         raise UserError(
-            f"{shard.source}: there is no column '{missing[0]}', which {first} has: found {found}; every shard "
-            f"needs the same columns"
+            f"{shard.source}: there is no column '{missing[0]}', which {first} has: found {found}; "
+            f"every shard needs the same columns"
         )
 
 

@@ -1,4 +1,4 @@
-"""A frozen teacher that embeds each batch when its turn comes, where there are too many texts to do so before."""
+"""A frozen teacher that embeds each batch in its turn, where there are too many texts to embed before."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from matryoshka2d.data import SCORE
 from matryoshka2d.data.stream_batches import DATASET
@@ -55,7 +56,7 @@ class LiveTeacher:
         return labels
 
     def _vectors(self, rows: Sequence[Row], column: str) -> Tensor:
-        found = self.teacher.encode(
+        found: Tensor = self.teacher.encode(
             [row[column] for row in rows],
             prompt=self.prompts.get(column) or None,
             batch_size=64,
@@ -65,7 +66,7 @@ class LiveTeacher:
         return found.float().cpu()
 
 
-class DrawnRows:
+class DrawnRows(Dataset[Row]):
     """The data set under a sampler that draws rows themselves: what it fetches is the rows, taught.
 
     Parameters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import math
 import os
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from matryoshka2d.data.shards import matching
 from matryoshka2d.data.shares import FIXED, MIXES, TEMPERATURE
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import check_free
@@ -69,8 +69,8 @@ class TrainingOptions:
     )
     rows: dict[str, str] = _choice(
         {},
-        "Rows of streams whose files do not say, as nli=550000: for --epochs, and for mixing by rows. Parquet "
-        "says.",
+        "How many rows streams have whose files do not say, as nli=550000: for --epochs, and for mixing by "
+        "rows. Parquet says.",
     )
     mix: str | None = _choice(
         None,
@@ -230,7 +230,7 @@ class TrainingOptions:
             raise UserError("dev_sizes without a dev set: name one, as --dev sts.tsv, or leave them out")
         self._check_stream()
         self._check_mix()
-        shards = [shard for name in self.data if self.streaming for shard in glob.glob(name, recursive=True)]
+        shards = [shard for name in self.data if self.streaming for shard in matching(name)]
         named = (self.model, self.dev, self.teacher, *self.data, *shards)
         check_free(Path(self.output), overwrite=self.overwrite, inputs=[name for name in named if name])
 

@@ -206,7 +206,7 @@ def _prepare(
     }
 
 
-def _mixture(options: TrainingOptions) -> Mixture:
+def _mixture(options: TrainingOptions) -> Mixture[Any]:
     """Read the data, or open it if it is to be streamed."""
     source, columns, scores = options.data, options.columns or None, options.scores_between()
     if options.streaming:
@@ -215,7 +215,9 @@ def _mixture(options: TrainingOptions) -> Mixture:
     return read_mixture(source, columns, options.limit, score_range=scores)
 
 
-def _objectives(mixture: Mixture, named: Objective | None, options: TrainingOptions) -> dict[str, Objective]:
+def _objectives(
+    mixture: Mixture[Any], named: Objective | None, options: TrainingOptions
+) -> dict[str, Objective]:
     """Return data set → what is learnt from it: the user's choice, or what suits its form."""
     return {
         name: named or make_objective(default_objective(_FORM_OF[form]), **options.objective_options)
@@ -233,7 +235,7 @@ def _tuned(options: TrainingOptions, quiet: bool) -> Path:
 
 def _losses(
     encoder: ElasticEncoder,
-    mixture: Mixture,
+    mixture: Mixture[Any],
     objectives: Mapping[str, Objective],
     strategy: Strategy,
     options: TrainingOptions,

@@ -61,8 +61,8 @@ def batches_of_run(rows: Mapping[str, int | None], options: TrainingOptions) -> 
         return options.max_steps * options.gradient_accumulation
     if _unknown(rows):
         raise UserError(
-            f"the length of {_unknown(rows)} is not known: say how many steps to train, as --max-steps 1000, or "
-            f"how many rows it has, as --rows {_unknown(rows)}=100000"
+            f"the length of {_unknown(rows)} is not known: say how many steps to train, as --max-steps 1000, "
+            f"or how many rows it has, as --rows {_unknown(rows)}=100000"
         )
     batches = sum(math.floor(options.epochs * (count or 0) / options.batch_size) for count in rows.values())
     if not batches:
@@ -71,11 +71,10 @@ def batches_of_run(rows: Mapping[str, int | None], options: TrainingOptions) -> 
     return batches
 
 
-def stream_batches(mixture: Mixture, options: TrainingOptions) -> StreamBatchSampler:
+def stream_batches(mixture: Mixture[Stream], options: TrainingOptions) -> StreamBatchSampler:
     """Return the batches of a run over streams."""
-    streams = {name: rows for name, rows in mixture.datasets.items() if isinstance(rows, Stream)}
     return StreamBatchSampler(
-        streams,
+        mixture.datasets,
         mixture_shares(mixture.rows, options),
         batch_size=options.batch_size,
         length=batches_of_run(mixture.rows, options),

@@ -72,7 +72,7 @@ def check_teacher_is_heard(options: TrainingOptions, *, distils: bool, takes: bo
 def load_teacher(
     name: str, encoder: ElasticEncoder, device: str | None, *, stays: bool = False
 ) -> SentenceTransformer:
-    """Return the teacher; the encoder itself, not trained yet, is the original: a copy, if the teacher stays."""
+    """Return the teacher; the original is the encoder itself, not trained yet, or a copy if it stays."""
     if name == ORIGINAL:
         return copy.deepcopy(encoder).requires_grad_(False) if stays else encoder
     path = loading.check_model(resolve_model(name))

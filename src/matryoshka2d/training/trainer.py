@@ -80,21 +80,19 @@ class ElasticTrainer(SentenceTransformerTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this process's part of the batches."""
         if self.stream is None:
-            return super().get_train_dataloader()
-        self._train_dataloader = self.accelerator.prepare(
-            DataLoader(
-                cast(Dataset, DrawnRows(self.teachers)),
-                batch_sampler=self.stream,
-                collate_fn=self.data_collator,
-                pin_memory=self.args.dataloader_pin_memory,
-            )
+            return cast(DataLoader[Any], super().get_train_dataloader())
+        loader = DataLoader(
+            DrawnRows(self.teachers),
+            batch_sampler=self.stream,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
         )
-        return self._train_dataloader
+        return cast(DataLoader[Any], self.accelerator.prepare(loader))
 
     def get_multi_dataset_batch_sampler(self, *args: Any, **choices: Any) -> BatchSampler:
         """Return the sampler of a mixture: the library's, by the rows, or one by shares."""
         if self.shares is None:
-            return super().get_multi_dataset_batch_sampler(*args, **choices)
+            return cast(BatchSampler, super().get_multi_dataset_batch_sampler(*args, **choices))
         return MixedBatchSampler(*args, shares=self.shares, **choices)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
