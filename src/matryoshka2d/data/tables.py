@@ -105,7 +105,9 @@ def checked_extension(path: Path) -> str:
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise UserError(f"{path} is a folder: expected a file ending in {', '.join(EXTENSIONS)}")
+        raise UserError(
+            f"{path} is a folder: expected a file ending in {', '.join(EXTENSIONS)}, or --streaming"
+        )
     if path.is_file():
         return
     if not path.parent.is_dir():
