@@ -73,7 +73,7 @@ def main() -> None:
         "Batches of 64 triplets from Parquet shards through a buffer of 10000 rows, read to the end without",
         "training: what a resumed run does with the batches that it has seen. Growth is the peak of resident",
         "memory over that before the first batch.\n",
-        f"`{command}`, seed {SEED}; {', '.join(map(str, facts().values()))}\n",
+        f"`{command}`, seed {SEED}; {record['processor']}, one thread, {record['date']}\n",
         "| rows | files in MB | growth in MB | rows a second |",
         "|---|---|---|---|",
         *(
