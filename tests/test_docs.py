@@ -8,7 +8,9 @@ import shlex
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from matryoshka2d import cli
 from matryoshka2d.evaluation.cost import measure_costs
@@ -70,6 +72,8 @@ def workplace(
         json.dumps({"anchor": a, "positive": f"{p} runs", "negative": f"{n} sat"}) for a, p, n in triplets
     ]
     _write_lines(tmp_path / "triplets.jsonl", rows)
+    (tmp_path / "nli").mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist([*map(json.loads, rows)]), tmp_path / "nli" / "0.parquet")
     pairs = [(left, right, i % 6) for i, (left, right) in enumerate(zip(words, words[2:], strict=False))]
     _write_lines(
         tmp_path / "scored.csv", ["sentence1,sentence2,score", *[f"{a},{b},{s}" for a, b, s in pairs]]

@@ -27,7 +27,7 @@ from matryoshka2d.strategies.base import Columns, Pull, Shape, StepPlan, StepRan
 from matryoshka2d.strategies.cross_exit import with_cross_exit
 
 TeacherLookup = Callable[[Tensor], Tensor]
-"""Row numbers int64 [batch] → the teacher's vectors float32 [batch, columns, width]."""
+"""Row numbers int64 [batch], or what the labels hold → the teacher's float32 [batch, columns, width]."""
 
 
 class ElasticLoss(nn.Module):
@@ -46,8 +46,9 @@ class ElasticLoss(nn.Module):
     teacher
         A lookup that turns row numbers into the vectors of a frozen teacher. The distillation objective
         learns from it, and so do strategies that ask for one (``all-sizes``). The labels of a batch are
-        then its row numbers [batch], or, for scored pairs, scores and row numbers [batch, 2]. Without
-        one the model's own full size, detached, is the teacher.
+        then its row numbers [batch], or, for scored pairs, scores and row numbers [batch, 2]; or the
+        vectors themselves, which the lookup is handed: [batch, columns, width], for scored pairs behind one
+        that holds the score. Without one the model's own full size, detached, is the teacher.
     cross_exit
         Weight of shallow queries that meet documents at full depth, beside each size by itself; see
         `matryoshka2d.strategies.cross_exit`. Default 0. Set 1 to search one full-depth index at any depth.
@@ -129,7 +130,7 @@ class ElasticLoss(nn.Module):
         device = exits[plan.layers()[0]][0].device
         taught = None
         if self.shape.has_teacher:
-            labels, taught = self._ask_teacher(labels)
+            labels, taught = self._ask_teacher(labels, len(exits[plan.layers()[0]]))
         targets = self._targets(exits, labels)
         noted: list[LossPart] = []
 
@@ -156,13 +157,17 @@ class ElasticLoss(nn.Module):
         )["exit_vectors"]
         return found
 
-    def _ask_teacher(self, labels: Tensor | None) -> tuple[Tensor | None, Columns]:
+    def _ask_teacher(self, labels: Tensor | None, columns: int) -> tuple[Tensor | None, Columns]:
         """Return the objective's own labels and the frozen teacher's vectors, a tensor a column."""
         assert self.teacher is not None
         if labels is None:
             raise UserError("a teacher needs a label column that holds the row numbers")
-        scores, numbers = (labels[:, 0], labels[:, 1].long()) if labels.ndim == 2 else (None, labels)
-        return scores, self.teacher(numbers).unbind(dim=1)
+        scores, asked = None, labels
+        if labels.ndim == 2:
+            scores, asked = labels[:, 0], labels[:, 1].long()
+        elif labels.ndim == 3 and labels.shape[1] > columns:
+            scores, asked = labels[:, 0, 0], labels[:, 1:]
+        return scores, self.teacher(asked).unbind(dim=1)
 
     def _targets(self, exits: Mapping[int, Columns], labels: Tensor | None) -> Tensor | None:
         if not self.distils:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from matryoshka2d.data.readers import is_hub_name, read_rows
+from matryoshka2d.data.streams import open_stream
 from matryoshka2d.errors import UserError
 
 PAIRS = [{"anchor": "A dog runs.", "positive": "A dog is running."}, {"anchor": "Où?", "positive": "“Là” 😀"}]
@@ -302,6 +304,9 @@ def test_a_wrong_row_is_named_with_its_line(
     assert message.startswith(f"{path}, line {line}: ")
     assert part in message, message
     assert len(message) < len(str(path)) + 250
+    with pytest.raises(UserError) as caught:
+        list(open_stream(path).one_pass(np.random.default_rng(0)))
+    assert str(caught.value) == message, "streamed, it is named in the same words"
 
 
 @pytest.mark.parametrize(

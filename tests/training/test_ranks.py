@@ -123,6 +123,8 @@ class TestRuns:
         both = [
             {**choices, "teacher": "tuned", "output": "tuned"},
             {**choices, "strategy": "2dmse", "output": "drawn", "mini_batch_tokens": 60, "checkpoints": True},
+            {**choices, "teacher": "original", "output": "streamed", "streaming": True, "max_steps": 6}
+            | {"mix": "fixed", "mix_weights": {"pairs": 2, "scored": 1}},
         ]
         done = self.train(tmp_path, *({"model": model, **run} for run in both))
         assert done.returncode == 0, done.stderr

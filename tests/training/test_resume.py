@@ -85,6 +85,7 @@ def test_a_run_that_is_killed_anywhere_and_resumed_ends_with_the_weights_of_an_u
         (["texts"], 5, {}),
         (["pairs"], 5, {"gradient_accumulation": 2}),
         (["pairs", "scored"], 8, {}),
+        (["pairs", "scored"], 8, {"mix": "fixed", "mix_weights": {"pairs": 1, "scored": 3}}),
         (["pairs"], 5, {"dev": "sts.tsv"}),
     ],
 )

@@ -3,8 +3,10 @@
 `formats` knows the four forms of training data (scored pairs, positive pairs, triplets, texts) and
 recognises them by the names of their columns. `read_rows` reads a file of any kind, or a data set of the
 hub, checks every row, and returns a `datasets.Dataset` in canonical columns; `read_mixture` does so for
-several. During training, `DistinctRowsBatchSampler` keeps rows that share a text or a group out of one
-batch, and `GroupDroppingCollator` keeps the group away from the model.
+several. `open_stream` and `open_mixture` do the same for data that does not fit in memory: rows are read
+and checked when they are needed. During training, `DistinctRowsBatchSampler` and `StreamBatchSampler` keep
+rows that share a text or a group out of one batch, and `GroupDroppingCollator` keeps the group away from
+the model.
 
 The names are imported when they are first used: reading needs no torch.
 """
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
         recognise,
         text_columns,
     )
-    from matryoshka2d.data.mixing import Mixture, read_mixture
+    from matryoshka2d.data.mixing import Mixture, open_mixture, read_mixture
     from matryoshka2d.data.readers import is_hub_name, read_rows
+    from matryoshka2d.data.stream_batches import StreamBatchSampler
+    from matryoshka2d.data.streams import Stream, open_stream
 
 _HOMES = {
     "batching": ("DistinctRowsBatchSampler", "GroupDroppingCollator"),
@@ -39,8 +43,10 @@ _HOMES = {
         *("FORMATS", "GROUP", "NO_GROUP", "POSITIVE_PAIRS", "SCORE", "SCORED_PAIRS", "TEXTS", "TRIPLETS"),
         *("Format", "format_of", "recognise", "text_columns"),
     ),
-    "mixing": ("Mixture", "read_mixture"),
+    "mixing": ("Mixture", "open_mixture", "read_mixture"),
     "readers": ("is_hub_name", "read_rows"),
+    "stream_batches": ("StreamBatchSampler",),
+    "streams": ("Stream", "open_stream"),
 }
 
 __all__ = [
@@ -56,8 +62,12 @@ __all__ = [
     "Format",
     "GroupDroppingCollator",
     "Mixture",
+    "Stream",
+    "StreamBatchSampler",
     "format_of",
     "is_hub_name",
+    "open_mixture",
+    "open_stream",
     "read_mixture",
     "read_rows",
     "recognise",

@@ -48,6 +48,19 @@ def _no_text(table: Table, column: str, row: int, value: object) -> UserError:
     return UserError(f"{table.place(row)}: column '{column}' is {kind}: expected a text")
 
 
+def checked_group_names(table: Table, column: str, rows: Sequence[int]) -> list[str | None]:
+    """Return the groups of a column as texts; None where there is none.
+
+    Raises
+    ------
+    UserError
+        If a group is neither a text nor a number.
+    """
+    return [
+        _group(table, column, row, value) for row, value in zip(rows, table.fetch(column, rows), strict=True)
+    ]
+
+
 def checked_groups(table: Table, column: str, rows: Sequence[int]) -> list[int]:
     """Return the groups of a column, numbered in order of appearance; `NO_GROUP` where there is none.
 
@@ -58,11 +71,11 @@ def checked_groups(table: Table, column: str, rows: Sequence[int]) -> list[int]:
     UserError
         If a group is neither a text nor a number.
     """
-    groups = (
-        _group(table, column, row, value) for row, value in zip(rows, table.fetch(column, rows), strict=True)
-    )
     numbers: dict[str, int] = {}
-    return [NO_GROUP if group is None else numbers.setdefault(group, len(numbers)) for group in groups]
+    return [
+        NO_GROUP if group is None else numbers.setdefault(group, len(numbers))
+        for group in checked_group_names(table, column, rows)
+    ]
 
 
 def _group(table: Table, column: str, row: int, value: Any) -> str | None:

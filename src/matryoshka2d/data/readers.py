@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
-_SPLIT_COLUMN = "split"
-_EVERY_SPLIT = "all"
+SPLIT_COLUMN = "split"
+EVERY_SPLIT = "all"
 _KINDS = {SCORE: "float64", GROUP: "int64"}
 
 
@@ -89,8 +89,8 @@ def read_rows(
     '1 scored pairs; scores divided by 5'
     >>> folder.cleanup()
     """
-    _check_limit(limit)
-    _check_score_range(score_range)
+    check_limit(limit)
+    check_score_range(score_range)
     table, in_split = _open(source, split)
     layout = recognise(table.names, columns, source=table.source)
     kept = in_split[:limit]
@@ -128,20 +128,7 @@ def _open(source: str | os.PathLike[str], split: str | None) -> tuple[Table, Seq
 
 
 def _open_hub(source: str, split: str | None) -> Table:
-    import datasets
-
-    match = _HUB_NAME.fullmatch(source)
-    assert match is not None
-    try:
-        content = datasets.load_dataset(match[1], match[2], split=split or _EVERY_SPLIT)
-    except (
-        Exception
-    ) as error:  # the hub's clients raise kinds of several libraries, all of them the user's to mend
-        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
-        raise UserError(
-            f"cannot load '{source}', which is no file here, from the hub: {reason}; "
-            f"expected a file or owner/name or owner/name:config, and split '{split}'"
-        ) from error
+    content = load_hub(source, split)
     if not len(content):
         raise UserError(f"{source} has no rows in split '{split}'")
 
@@ -152,11 +139,46 @@ def _open_hub(source: str, split: str | None) -> Table:
     return Table(source, tuple(content.column_names), fetch, range(1, len(content) + 1), unit="row")
 
 
+def load_hub(source: str, split: str | None, **choices: Any) -> Any:
+    """Load a data set of the hub, ``owner/name`` or ``owner/name:config``.
+
+    Parameters
+    ----------
+    source, split
+        As in `read_rows`.
+    **choices
+        What else `datasets.load_dataset` takes, as ``streaming=True``.
+
+    Raises
+    ------
+    UserError
+        If it cannot be loaded.
+    """
+    import datasets
+
+    match = _HUB_NAME.fullmatch(source)
+    assert match is not None
+    try:
+        return datasets.load_dataset(match[1], match[2], split=split or EVERY_SPLIT, **choices)
+    except (
+        Exception
+    ) as error:  # the hub's clients raise kinds of several libraries, all of them the user's to mend
+        raise UserError(
+            f"cannot load '{source}', which is no file here, from the hub: {first_line_of(error)}; "
+            f"expected a file or owner/name or owner/name:config, and split '{split}'"
+        ) from error
+
+
+def first_line_of(error: Exception) -> str:
+    """Return the first line of what an error of another library says, or its name."""
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+
+
 def _rows_of_split(table: Table, split: str | None) -> Sequence[int]:
     every = range(len(table))
-    if split in (None, _EVERY_SPLIT) or _SPLIT_COLUMN not in table.names:
+    if split in (None, EVERY_SPLIT) or SPLIT_COLUMN not in table.names:
         return every
-    splits = table.fetch(_SPLIT_COLUMN, every)
+    splits = table.fetch(SPLIT_COLUMN, every)
     rows = [row for row, name in zip(every, splits, strict=True) if name == split]
     if not rows:
         found = ", ".join(f"'{name}'" for name in dict.fromkeys(map(str, splits)))
@@ -185,12 +207,14 @@ def _scaled_scores(
     return [(score - low) / (high - low) for score in scores[:limit]], note
 
 
-def _check_limit(limit: int | None) -> None:
+def check_limit(limit: int | None) -> None:
+    """Raise a `UserError` unless a limit keeps some rows."""
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit} keeps no rows: expected 1 or more, or none")
 
 
-def _check_score_range(score_range: tuple[float, float] | None) -> None:
+def check_score_range(score_range: tuple[float, float] | None) -> None:
+    """Raise a `UserError` unless a range of scores, if there is one, goes upwards."""
     if score_range is None:
         return
     low, high = score_range

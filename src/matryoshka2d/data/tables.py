@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ class _Missing:
 
 
 MISSING = _Missing()
+
+Record = tuple[int, list[str]]
+"""A line number and the cells that begin there."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,7 @@ def open_table(path: Path) -> Table:
     UserError
         If the file is missing, a folder, of an unknown form, empty, or broken.
     """
-    _check_file(path)
-    extension = extension_of(path)
-    if extension is None:
-        raise UserError(
-            f"{path}: unknown kind of file '{path.suffix}': expected {', '.join(EXTENSIONS)}."
-            f"{did_you_mean(path.suffix, EXTENSIONS)}"
-        )
+    extension = checked_extension(path)
     table = _parquet(path) if extension == ".parquet" else _TEXT_FORMS[extension](str(path), _text(path))
     if not len(table):
         raise UserError(f"{path} has no rows: expected at least one after the names of the columns")
@@ -93,9 +91,23 @@ def extension_of(path: Path) -> str | None:
     return last[0] if last and last[0] in known else None
 
 
+def checked_extension(path: Path) -> str:
+    """Return the extension of a file that is there, or raise a `UserError`."""
+    _check_file(path)
+    extension = extension_of(path)
+    if extension is None:
+        raise UserError(
+            f"{path}: unknown kind of file '{path.suffix}': expected {', '.join(EXTENSIONS)}."
+            f"{did_you_mean(path.suffix, EXTENSIONS)}"
+        )
+    return extension
+
+
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise UserError(f"{path} is a folder: expected a file ending in {', '.join(EXTENSIONS)}")
+        raise UserError(
+            f"{path} is a folder: expected a file ending in {', '.join(EXTENSIONS)}, or --streaming"
+        )
     if path.is_file():
         return
     if not path.parent.is_dir():
@@ -111,18 +123,22 @@ def _text(path: Path) -> str:
             content = gzip.decompress(content)
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8: "
-            f"save the file as UTF-8"
-        ) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path} is not a whole gzip file: {error}; compress or download it again") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        raise unreadable(path, error, 1 + error.object.count(b"\n", 0, error.start)) from error
+    except (EOFError, zlib.error, OSError) as error:
+        raise unreadable(path, error) from error
     if not text.strip():
         raise UserError(f"{path} is empty: expected rows of text")
     return text
+
+
+def unreadable(path: Path, error: Exception, line: int = 1) -> UserError:
+    """Return what is said of a file of text that cannot be read; a wrong byte stands on the given line."""
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start]
+        return UserError(f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8: save the file as UTF-8")
+    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+        return UserError(f"{path} is not a whole gzip file: {error}; compress or download it again")
+    return UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}")
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
@@ -131,10 +147,11 @@ def _lines(text: str) -> list[tuple[int, str]]:
     return [(number, line) for number, line in numbered if line.strip()]
 
 
-def _json_lines(source: str, text: str) -> Table:
+def json_table(source: str, lines: Iterable[tuple[int, str]]) -> Table:
+    """Return the table of numbered lines that hold a JSON object each."""
     places: list[int] = []
     rows: list[dict[str, Any]] = []
-    for number, line in _lines(text):
+    for number, line in lines:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -163,31 +180,33 @@ def _kind(value: object) -> str:
     return kinds.get(type(value), "number")
 
 
-def _comma_separated(source: str, text: str) -> Table:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    records: list[tuple[int, list[str]]] = []
+def csv_records(source: str, lines: Iterable[str]) -> Iterator[Record]:
+    """Yield the records of a CSV file, the header first, as its lines are read."""
+    reader = csv.reader(lines, strict=True)
     while True:
         first_line = reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
-            return _from_records(source, records)
+            return
         except csv.Error as error:
             raise UserError(
                 f"{source}, line {first_line}: broken CSV ({error}): put texts with commas or quotes "
                 f'in double quotes, and write a quote inside as ""'
             ) from error
         if cells:
-            records.append((first_line, cells))
+            yield first_line, cells
 
 
-def _tab_separated(source: str, text: str) -> Table:
+def tsv_records(lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
+    """Yield the records of a TSV file, the header first."""
     # No quoting: a quotation mark is a character like any other, as in the STS files.
-    return _from_records(source, [(number, line.split("\t")) for number, line in _lines(text)])
+    return ((number, line.split("\t")) for number, line in lines)
 
 
-def _from_records(source: str, records: list[tuple[int, list[str]]]) -> Table:
-    (first_line, header), rows = records[0], records[1:]
+def records_table(source: str, first: Record, rows: Sequence[Record]) -> Table:
+    """Return the table of a header and the records under it."""
+    first_line, header = first
     names = tuple(name.strip() for name in header)
     if len(set(names)) < len(names):
         raise UserError(f"{source}, line {first_line}: the header names a column twice: {', '.join(names)}")
@@ -205,8 +224,8 @@ def _from_records(source: str, records: list[tuple[int, list[str]]]) -> Table:
     return Table(source, names, fetch, [number for number, _ in rows])
 
 
-def _one_text_a_line(source: str, text: str) -> Table:
-    lines = _lines(text)
+def text_table(source: str, lines: Sequence[tuple[int, str]]) -> Table:
+    """Return the table of numbered lines that hold a text each."""
 
     def fetch(_: str, chosen: Sequence[int]) -> list[Any]:
         return [lines[row][1] for row in chosen]
@@ -214,23 +233,49 @@ def _one_text_a_line(source: str, text: str) -> Table:
     return Table(source, ("text",), fetch, [number for number, _ in lines])
 
 
-def _parquet(path: Path) -> Table:
+@contextlib.contextmanager
+def readable_parquet(path: Path) -> Iterator[None]:
+    """Say in one line that a file is not Parquet, not whole, or cannot be read."""
     import pyarrow
-    from pyarrow import parquet
 
     try:
-        content = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        yield
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise UserError(
             f"{path} is not a readable Parquet file ({reason}): write or download it again"
         ) from error
+
+
+def _parquet(path: Path) -> Table:
+    from pyarrow import parquet
+
+    with readable_parquet(path):
+        content = parquet.read_table(path)
 
     def fetch(name: str, chosen: Sequence[int]) -> list[Any]:
         values: list[Any] = content.column(name).take(list(chosen)).to_pylist()
         return values
 
     return Table(str(path), tuple(content.column_names), fetch, range(1, content.num_rows + 1), unit="row")
+
+
+def _json_lines(source: str, text: str) -> Table:
+    return json_table(source, _lines(text))
+
+
+def _comma_separated(source: str, text: str) -> Table:
+    first, *rows = csv_records(source, io.StringIO(text, newline=""))
+    return records_table(source, first, rows)
+
+
+def _tab_separated(source: str, text: str) -> Table:
+    first, *rows = tsv_records(_lines(text))
+    return records_table(source, first, rows)
+
+
+def _one_text_a_line(source: str, text: str) -> Table:
+    return text_table(source, _lines(text))
 
 
 _TEXT_FORMS: dict[str, Callable[[str, str], Table]] = {

@@ -9,8 +9,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from matryoshka2d.data.shards import matching
+from matryoshka2d.data.shares import FIXED, MIXES, TEMPERATURE
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import check_free
+
+_BUFFER = 10_000
 
 
 def _choice(default: Any, help: str) -> Any:
@@ -48,6 +52,37 @@ class TrainingOptions:
         {}, "Names of the columns, if they are not recognised, as anchor=question,positive=answer."
     )
     limit: int | None = _choice(None, "Use only the first so many rows of every file.")
+    score_range: str | None = _choice(
+        None,
+        "Lowest and highest score, as 0,5. Default: guessed, 0,1 or 0,5. Give it for other scales, or where "
+        "the first rows of a stream do not show the scale.",
+    )
+    streaming: bool = _choice(
+        False,
+        "Read rows when they are needed: for data that does not fit in memory. Then --data may also be a "
+        "folder of shards, or a pattern such as 'nli/*.parquet'.",
+    )
+    shuffle_buffer: int | None = _choice(
+        None,
+        "Rows of a stream among which a batch is drawn. Default: 10000. Raise it where neighbouring rows are "
+        "alike and memory allows.",
+    )
+    rows: dict[str, str] = _choice(
+        {},
+        "How many rows streams have whose files do not say, as nli=550000: for --epochs, and for mixing by "
+        "rows. Parquet says.",
+    )
+    mix: str | None = _choice(
+        None,
+        "How often each of several data sets gives the batch: 'fixed' by --mix-weights, or 'temperature' by "
+        "rows ** (1 / --mix-temperature), so that small ones come more often. Default: by their rows.",
+    )
+    mix_weights: dict[str, str] = _choice(
+        {}, "Weights of the data sets for --mix fixed, named after their files, as nli=2,qa=1."
+    )
+    mix_temperature: float | None = _choice(
+        None, "Temperature of --mix temperature. Default: 2. 1 is by the rows, higher is more even."
+    )
     objective: str | None = _choice(
         None, "What is learnt on a size: infonce, cosent, angle, distillation. Default: what fits the data."
     )
@@ -84,6 +119,9 @@ class TrainingOptions:
         "to search one full-depth index with queries of any depth.",
     )
     epochs: float = _choice(1.0, "Passes over the data.")
+    max_steps: int | None = _choice(
+        None, "Steps of the run, instead of epochs: for streams whose length is not known."
+    )
     batch_size: int = _choice(
         64,
         "Rows a step, over all devices. Larger gives more in-batch negatives and needs more memory, but "
@@ -156,12 +194,16 @@ class TrainingOptions:
         _check_range("gradient_accumulation", self.gradient_accumulation, 1, None)
         if self.dropout is not None:
             _check_range("dropout", self.dropout, 0.0, 0.99)
-        for name in ("limit", "mini_batch_tokens"):
+        for name in ("limit", "mini_batch_tokens", "shuffle_buffer", "max_steps"):
             if getattr(self, name) is not None:
                 _check_range(name, getattr(self, name), 1, None)
         for name in ("learning_rate", "top_learning_rate", "head_learning_rate"):
             if getattr(self, name) is not None:
                 _check_range(name, getattr(self, name), 0.0, None)
+
+        if self.mix_temperature is not None:
+            _check_range("mix_temperature", self.mix_temperature, 1e-3, None)
+        self.scores_between()
 
     def _turn_to_text(self) -> None:
         """Let paths stand for texts, one path for a list of them, and values for the text of an option."""
@@ -186,8 +228,79 @@ class TrainingOptions:
             raise UserError("lora_options without lora: add --lora, or leave them out")
         if self.dev_sizes and not self.dev:
             raise UserError("dev_sizes without a dev set: name one, as --dev sts.tsv, or leave them out")
-        named = (self.model, self.dev, self.teacher, *self.data)
+        self._check_stream()
+        self._check_mix()
+        shards = [shard for name in self.data if self.streaming for shard in matching(name)]
+        named = (self.model, self.dev, self.teacher, *self.data, *shards)
         check_free(Path(self.output), overwrite=self.overwrite, inputs=[name for name in named if name])
+
+    def _check_stream(self) -> None:
+        for name in ("shuffle_buffer", "rows"):
+            if getattr(self, name) and not self.streaming:
+                raise UserError(f"{name} without streaming: add --streaming, or leave it out")
+        if self.streaming and self.buffer < self.batch_size:
+            raise UserError(
+                f"shuffle_buffer {self.buffer} holds no batch of {self.batch_size}: expected as many rows or "
+                f"more, as --shuffle-buffer {10 * self.batch_size}"
+            )
+        self.stated_rows()
+
+    def _check_mix(self) -> None:
+        if self.mix not in (None, *MIXES):
+            raise UserError(
+                f"mix is '{self.mix}': expected {' or '.join(MIXES)}.{did_you_mean(self.mix, MIXES)}"
+            )
+        if self.mix is not None and len(self.data) < 2:
+            raise UserError(f"mix is '{self.mix}', but there is one data set: repeat --data, or leave it out")
+        for name, needed in (("mix_weights", FIXED), ("mix_temperature", TEMPERATURE)):
+            if getattr(self, name) and self.mix != needed:
+                raise UserError(f"{name} without mix {needed}: add --mix {needed}, or leave them out")
+        if self.mix == FIXED and not self.mix_weights:
+            raise UserError(
+                "mix is 'fixed', but there are no weights: name them, as --mix-weights nli=2,qa=1"
+            )
+        self.weights()
+
+    @property
+    def buffer(self) -> int:
+        """How many rows of a stream a batch is drawn from."""
+        return self.shuffle_buffer or _BUFFER
+
+    def stated_rows(self) -> dict[str, int]:
+        """Return the rows of streams that do not say them.
+
+        >>> TrainingOptions(rows={"nli": "550000"}).stated_rows()
+        {'nli': 550000}
+        """
+        numbers = _numbers("rows", self.rows)
+        for name, number in numbers.items():
+            if number < 1 or not number.is_integer():
+                raise UserError(f"rows of '{name}' is {number:g}: expected a whole number, 1 or more")
+        return {name: int(number) for name, number in numbers.items()}
+
+    def weights(self) -> dict[str, float]:
+        """Return the weights of the data sets of a mixture.
+
+        >>> TrainingOptions(mix_weights={"nli": "2", "qa": "0.5"}).weights()
+        {'nli': 2.0, 'qa': 0.5}
+        """
+        return _numbers("mix_weights", self.mix_weights)
+
+    def scores_between(self) -> tuple[float, float] | None:
+        """Return the lowest and the highest score, if they are named.
+
+        >>> TrainingOptions(score_range="0,5").scores_between()
+        (0.0, 5.0)
+        """
+        if self.score_range is None:
+            return None
+        low, comma, high = self.score_range.partition(",")
+        try:
+            if comma:
+                return float(low), float(high)
+        except ValueError:
+            pass
+        raise UserError(f"score_range is '{self.score_range}': expected lowest,highest, as 0,5")
 
     @property
     def run_folder(self) -> Path:
@@ -230,6 +343,16 @@ def _option_text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ",".join(_option_text(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _numbers(option: str, values: Mapping[str, str]) -> dict[str, float]:
+    numbers = {}
+    for name, value in values.items():
+        try:
+            numbers[name] = float(value)
+        except ValueError as error:
+            raise UserError(f"{option} of '{name}' is '{value}': expected a number, as {name}=2") from error
+    return numbers
 
 
 def _check_range(name: str, value: float, low: float, high: float | None) -> None:

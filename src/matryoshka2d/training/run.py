@@ -16,7 +16,9 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from transformers import set_seed
 
 from matryoshka2d.data import POSITIVE_PAIRS, SCORED_PAIRS, TEXTS, TRIPLETS, read_mixture, text_columns
-from matryoshka2d.data.mixing import Mixture
+from matryoshka2d.data.mixing import Mixture, open_mixture
+from matryoshka2d.data.stream_batches import StreamBatchSampler
+from matryoshka2d.data.streams import Stream
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
@@ -30,6 +32,7 @@ from matryoshka2d.strategies.cross_exit import check_cross_exit
 from matryoshka2d.training import learning_rates, ranks
 from matryoshka2d.training.column_prompts import column_prompts
 from matryoshka2d.training.dev import DevGrid, dev_grid
+from matryoshka2d.training.live_teacher import LiveTeacher
 from matryoshka2d.training.lora import add_adapters, make_lora, merge_adapters, target_layers
 from matryoshka2d.training.memory import is_out_of_memory, what_lowers_memory
 from matryoshka2d.training.model_card import write_model_card
@@ -37,6 +40,7 @@ from matryoshka2d.training.options import TrainingOptions, run_folder_of
 from matryoshka2d.training.presets import preset_of
 from matryoshka2d.training.progress import show_progress
 from matryoshka2d.training.settings import check_checkpointing, training_settings
+from matryoshka2d.training.streaming import mixture_shares, stream_batches
 from matryoshka2d.training.teaching import (
     SELF,
     TUNED,
@@ -112,17 +116,20 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
             if writes:
                 shutil.rmtree(options.run_folder, ignore_errors=True)
     precision = resolve_precision(options.precision, options.device or "auto")
-    mixture = read_mixture(options.data, options.columns or None, options.limit)
+    mixture = _mixture(options)
+    shares = mixture_shares(mixture.rows, options) if options.mix and not options.streaming else None
+    stream = stream_batches(mixture, options) if options.streaming else None
     set_seed(options.seed)
     encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
     dtype = encoder.dtype
     _prepare(encoder, options, strategy, precision)
     dev = _dev(encoder, options)
     objectives = _objectives(mixture, named, options)
-    losses, datasets = _losses(encoder, mixture, objectives, strategy, options, quiet)
+    losses, datasets, teachers = _losses(encoder, mixture, objectives, strategy, options, quiet)
     on_cpu = encoder.device.type == "cpu"
     if not quiet:
-        rows = sum(len(rows) for rows in datasets.values())
+        counts = mixture.rows.values()
+        rows = "streamed" if None in counts else sum(count or 0 for count in counts)
         note = f"Training {options.strategy} on {rows} rows in {precision.reason}"
         print(note, file=sys.stderr)
     dropout = preset_of(options).dropout if options.dropout is None else options.dropout
@@ -133,7 +140,8 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     with training_settings(encoder, options.max_length, on_cpu, dropout, options.gradient_checkpointing):
         if options.lora:
             add_adapters(encoder, make_lora(options.lora_options), seed=options.seed)
-        trainer = _trainer(encoder, losses, datasets, options, precision, dev, prompts, quiet)
+        feed = _in_memory(datasets, shares) if stream is None else _streamed(stream, teachers)
+        trainer = _trainer(encoder, losses, feed, options, precision, dev, prompts, quiet)
         _run(trainer, options, checkpoint)
         release(encoder, trainer)
         if options.lora:
@@ -198,7 +206,18 @@ def _prepare(
     }
 
 
-def _objectives(mixture: Mixture, named: Objective | None, options: TrainingOptions) -> dict[str, Objective]:
+def _mixture(options: TrainingOptions) -> Mixture[Any]:
+    """Read the data, or open it if it is to be streamed."""
+    source, columns, scores = options.data, options.columns or None, options.scores_between()
+    if options.streaming:
+        rows = options.stated_rows()
+        return open_mixture(source, columns, options.limit, score_range=scores, rows=rows)
+    return read_mixture(source, columns, options.limit, score_range=scores)
+
+
+def _objectives(
+    mixture: Mixture[Any], named: Objective | None, options: TrainingOptions
+) -> dict[str, Objective]:
     """Return data set → what is learnt from it: the user's choice, or what suits its form."""
     return {
         name: named or make_objective(default_objective(_FORM_OF[form]), **options.objective_options)
@@ -216,17 +235,17 @@ def _tuned(options: TrainingOptions, quiet: bool) -> Path:
 
 def _losses(
     encoder: ElasticEncoder,
-    mixture: Mixture,
+    mixture: Mixture[Any],
     objectives: Mapping[str, Objective],
     strategy: Strategy,
     options: TrainingOptions,
     quiet: bool,
-) -> tuple[dict[str, ElasticLoss], dict[str, Dataset]]:
+) -> tuple[dict[str, ElasticLoss], dict[str, Dataset | Stream], dict[str, LiveTeacher]]:
     takes = takes_teacher(strategy, encoder, options.seed)
     distils = {name: learns_without_labels(objective) for name, objective in objectives.items()}
     check_teacher_is_heard(options, distils=any(distils.values()), takes=takes)
     load = cache(partial(_teacher, encoder, options, quiet))
-    losses, datasets = {}, {}
+    losses, datasets, live = {}, {}, {}
     for name, rows in mixture.datasets.items():
         lookup: TeacherLookup | None = None
         if distils[name]:
@@ -235,9 +254,14 @@ def _losses(
         if teacher is not None and teacher != SELF:
             columns, form = text_columns(rows.column_names), mixture.formats[name]
             taught_by = load(teacher)
-            # The first process writes the teacher's vectors, the others read them.
-            with ranks.first_then_others():
-                rows, lookup = with_teacher(rows, columns, taught_by, form=form, quiet=quiet)
+            if isinstance(rows, Stream):
+                lookup = live[name] = LiveTeacher(
+                    taught_by, columns, column_prompts(taught_by, form, columns)
+                )
+            else:
+                # The first process writes the teacher's vectors, the others read them.
+                with ranks.first_then_others():
+                    rows, lookup = with_teacher(rows, columns, taught_by, form=form, quiet=quiet)
         losses[name] = ElasticLoss(
             encoder,
             objectives[name],
@@ -248,7 +272,7 @@ def _losses(
             mini_batch_tokens=options.mini_batch_tokens,
         )
         datasets[name] = rows
-    return losses, datasets
+    return losses, datasets, live
 
 
 def _teacher(
@@ -256,13 +280,28 @@ def _teacher(
 ) -> SentenceTransformer:
     """Return a frozen teacher; a plain fine-tune is trained first."""
     place = str(_tuned(options, quiet)) if name == TUNED else name
-    return load_teacher(place, encoder, options.device)
+    return load_teacher(place, encoder, options.device, stays=options.streaming)
+
+
+def _in_memory(datasets: dict[str, Dataset], shares: list[float] | None) -> dict[str, Any]:
+    """Return what the trainer is fed with where all rows are in memory."""
+    only = next(iter(datasets.values())) if len(datasets) == 1 else None
+    return {"train_dataset": datasets if only is None else only, "shares": shares}
+
+
+def _streamed(stream: StreamBatchSampler, teachers: Mapping[str, LiveTeacher]) -> dict[str, Any]:
+    """Return what the trainer is fed with where rows are streamed."""
+    single = len(stream.streams) == 1
+    return {
+        "stream": stream,
+        "teachers": {None if single else name: teacher for name, teacher in teachers.items()},
+    }
 
 
 def _trainer(
     encoder: ElasticEncoder,
     losses: dict[str, ElasticLoss],
-    datasets: dict[str, Dataset],
+    feed: Mapping[str, Any],
     options: TrainingOptions,
     precision: Precision,
     dev: DevGrid | None,
@@ -279,7 +318,7 @@ def _trainer(
     trainer = ElasticTrainer(
         model=encoder,
         args=arguments,
-        train_dataset=datasets[single] if single else datasets,
+        **feed,
         loss=losses[single] if single else losses,
         evaluator=dev,
         callbacks=[StepOfLoss(list(losses.values()), options.gradient_accumulation), EpochOfBatches()],
@@ -296,7 +335,9 @@ def _arguments(
     every = _share(1 / options.evaluations)
     return SentenceTransformerTrainingArguments(
         output_dir=str(options.run_folder),
-        num_train_epochs=options.epochs,
+        # A stream knows its passes itself: to the trainer, the run is one epoch of them all.
+        num_train_epochs=1 if options.streaming else options.epochs,
+        max_steps=-1 if options.streaming else options.max_steps or -1,
         per_device_train_batch_size=options.batch_size,
         gradient_accumulation_steps=options.gradient_accumulation,
         learning_rate=lowest,

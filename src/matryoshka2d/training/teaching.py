@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import random
 from collections.abc import Sequence
@@ -68,10 +69,12 @@ def check_teacher_is_heard(options: TrainingOptions, *, distils: bool, takes: bo
         )
 
 
-def load_teacher(name: str, encoder: ElasticEncoder, device: str | None) -> SentenceTransformer:
-    """Return the teacher; the encoder itself, not trained yet, is the original."""
+def load_teacher(
+    name: str, encoder: ElasticEncoder, device: str | None, *, stays: bool = False
+) -> SentenceTransformer:
+    """Return the teacher; the original is the encoder itself, not trained yet, or a copy if it stays."""
     if name == ORIGINAL:
-        return encoder
+        return copy.deepcopy(encoder).requires_grad_(False) if stays else encoder
     path = loading.check_model(resolve_model(name))
     with loading.in_one_line(path):
         return SentenceTransformer(path, device=device)

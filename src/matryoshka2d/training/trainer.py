@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from matryoshka2d.data.batching import DistinctRowsBatchSampler, GroupDroppingCollator
+from matryoshka2d.data.mixed_batches import MixedBatchSampler
+from matryoshka2d.data.stream_batches import StreamBatchSampler
 from matryoshka2d.errors import UserError
 from matryoshka2d.gathering import processes
 from matryoshka2d.loss import ElasticLoss
 from matryoshka2d.training import ranks
+from matryoshka2d.training.live_teacher import DrawnRows, LiveTeacher
 
 _STAGING = "unfinished"
 _TRAINED = "trained.safetensors"
@@ -45,9 +49,51 @@ class ElasticTrainer(SentenceTransformerTrainer):
     """A trainer whose checkpoints are staged under another name and renamed when complete.
 
     Of several processes each saves its random state, and the first one everything else.
+
+    Parameters
+    ----------
+    *args, **choices
+        As `SentenceTransformerTrainer` takes them.
+    stream
+        The batches of the run, if its rows are streamed; then there is no ``train_dataset``.
+    teachers
+        Who teaches streamed rows; see `DrawnRows`.
+    shares
+        How large a part of the batches comes from each data set, if not as much as it has rows.
     """
 
     data_collator_class = GroupDroppingCollator
+
+    def __init__(
+        self,
+        *args: Any,
+        stream: StreamBatchSampler | None = None,
+        teachers: Mapping[str | None, LiveTeacher] | None = None,
+        shares: Sequence[float] | None = None,
+        **choices: Any,
+    ) -> None:
+        super().__init__(*args, **choices)
+        self.stream = stream
+        self.teachers = teachers or {}
+        self.shares = shares
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of this process's part of the batches."""
+        if self.stream is None:
+            return cast(DataLoader[Any], super().get_train_dataloader())
+        loader = DataLoader(
+            DrawnRows(self.teachers),
+            batch_sampler=self.stream,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return cast(DataLoader[Any], self.accelerator.prepare(loader))
+
+    def get_multi_dataset_batch_sampler(self, *args: Any, **choices: Any) -> BatchSampler:
+        """Return the sampler of a mixture: the library's, by the rows, or one by shares."""
+        if self.shares is None:
+            return cast(BatchSampler, super().get_multi_dataset_batch_sampler(*args, **choices))
+        return MixedBatchSampler(*args, shares=self.shares, **choices)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and beside the loss of the step that of every size since the last log."""
