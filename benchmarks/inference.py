@@ -67,7 +67,7 @@ def peers(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[st
     exact = open_engine("default", "torch", "fp32")
     reference = {name: exact.embed(part) for name, part in texts.items()}
     encoder = ElasticEncoder(default_model_path(), device="cpu")
-    rows: dict[str, Any] = {}
+    rows: dict[str, Any] = found().get("peers", {}).get("figures", {}) if arguments.only else {}
     with tempfile.TemporaryDirectory() as scratch:
         job = {
             "model": default_model_path(),
@@ -418,7 +418,7 @@ def main() -> None:
     parser.add_argument("--long", help="corpus.jsonl of a BEIR set: long texts")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--peers", type=Path, default=Path("build/peers"), help="their environments")
-    parser.add_argument("--only", help="names of peers, with commas")
+    parser.add_argument("--only", help="names of peers, with commas; the rows of the others stay as they are")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--short-texts", type=int, default=4000)
     parser.add_argument("--long-texts", type=int, default=400)
@@ -445,9 +445,16 @@ def write(part: str, arguments: argparse.Namespace, figures: dict[str, Any]) -> 
         "command": _command(arguments, part),
         "figures": figures,
     }
-    whole = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    RESULTS.write_text(json.dumps({**whole, part: result}, indent=1) + "\n", encoding="utf-8")
+    if part == "peers" and arguments.only:
+        result["note"] = f"Measured in it: {arguments.only}; the other rows are those of the run before it."
+    RESULTS.write_text(json.dumps({**found(), part: result}, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def found() -> dict[str, Any]:
+    """Return what the file of results holds already."""
+    whole: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    return whole
 
 
 def _command(arguments: argparse.Namespace, part: str) -> str:
@@ -455,7 +462,8 @@ def _command(arguments: argparse.Namespace, part: str) -> str:
     files = f"--sts {Path(arguments.sts).name} --long {Path(arguments.long).parent.name}/corpus.jsonl"
     rows = f" --rows {arguments.rows} --size {arguments.size}" if part == "corpus" else ""
     texts = f"--short-texts {arguments.short_texts} --long-texts {arguments.long_texts}"
-    return f"benchmarks/inference.py {files} --parts {part} --rounds {arguments.rounds} {texts}{rows}"
+    only = f' --only "{arguments.only}"' if part == "peers" and arguments.only else ""
+    return f"benchmarks/inference.py {files} --parts {part} --rounds {arguments.rounds} {texts}{rows}{only}"
 
 
 if __name__ == "__main__":
