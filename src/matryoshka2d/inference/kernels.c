@@ -364,7 +364,7 @@ void layer_norm(
 
 #define ROWS 14
 #define COLUMNS 32
-#define BLOCKS 4
+#define BLOCKS 8
 #define MOST_INPUTS 4096
 
 enum { PLAIN, GELU, PLUS };
