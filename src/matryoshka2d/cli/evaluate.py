@@ -41,6 +41,17 @@ def evaluate(
     sizes: Annotated[
         str | None, typer.Option(help="Sizes, as 1-6x8,16,32. Default: those the model was trained for.")
     ] = None,
+    query_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --sizes: sizes of the queries alone, as 1-6x128, over documents of one size. "
+            "Default: every depth at the documents' dims. Retrieval only."
+        ),
+    ] = None,
+    document_size: Annotated[
+        str | None,
+        typer.Option(help="The size of the documents, as 6x128. Default: full depth at the queries' dims."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Which rows of STS files: test, dev or train.")] = "test",
     metric: Annotated[
         str, typer.Option(help="spearman, as papers report, or pearson. STS only.")
@@ -73,7 +84,9 @@ def evaluate(
     from matryoshka2d.evaluation.record import check_folder
 
     cuts = list(dict.fromkeys(["prefix", *cut]))
+    sides = {"query_sizes": query_size, "document_size": document_size}
     _check(sts, retrieval, sizes, metric, cuts)
+    _check_sides(sts, sizes, sides, save)
     if save:
         check_folder(model)
     if output is not None:
@@ -97,6 +110,7 @@ def evaluate(
         sets,
         name=Path(model).name,
         sizes=measured,
+        sides=sides,
         metric=metric,
         cuts=cuts,
         prompt_name=prompt_name,
@@ -153,6 +167,24 @@ def _check(
         parse_sizes(sizes)
 
 
+def _check_sides(sts: list[str], sizes: str | None, sides: dict[str, str | None], save: bool) -> None:
+    """Find what cannot be meant by sizes of queries and documents."""
+    from matryoshka2d.evaluation.sides import check_sides
+
+    if not any(sides.values()):
+        return
+    if sts:
+        raise UserError(
+            "--query-size and --document-size are of retrieval alone: leave out --sts, or ask in two commands"
+        )
+    if save:
+        raise UserError(
+            "plan reads the quality of queries and documents of one size: leave out --save, or "
+            "--query-size and --document-size"
+        )
+    check_sides(sizes, **sides)
+
+
 def _read(sts: list[str], retrieval: list[str], split: str) -> tuple[list[Any], list[Any]]:
     from matryoshka2d.evaluation import read_retrieval, read_sts
 
@@ -166,6 +198,7 @@ def _grids(
     *,
     name: str,
     sizes: Any,
+    sides: dict[str, str | None],
     metric: str,
     cuts: list[str],
     prompt_name: str | None,
@@ -182,7 +215,7 @@ def _grids(
         grids["sts"] = {cut: encoded.grid(metric=metric, cut=cut, name=name) for cut in cuts}
     if collections:
         grids["retrieval"] = retrieval_grids(
-            encoder, collections, sizes=sizes, cuts=cuts, name=name, **encoding
+            encoder, collections, sizes=sizes, **sides, cuts=cuts, name=name, **encoding
         )
     return grids, encoded
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from matryoshka2d.evaluation.cosine import Floats, Indices, Vectors, block_cosines, top_k
 from matryoshka2d.evaluation.cuts import check_cut, turn
-from matryoshka2d.evaluation.exits import Exits, as_exits, dims_by_layer, sizes_of
+from matryoshka2d.evaluation.exits import Exits, as_exits, dims_by_layer
 from matryoshka2d.evaluation.grid import Grid
 from matryoshka2d.evaluation.retrieval_sets import RetrievalSet
+from matryoshka2d.evaluation.sides import Sizes, size_pairs
 from matryoshka2d.size import Size
 
 
@@ -52,7 +53,7 @@ def _gain(grades: Sequence[int]) -> float:
 
 @dataclass
 class _Best:
-    """The k best documents of every query at every width of one exit, over the documents seen so far."""
+    """The k best documents of every query at every width of one of its exits, over the documents seen."""
 
     dims: list[int]
     k: int
@@ -88,7 +89,9 @@ def retrieval_scores(
     model: Any,
     data: RetrievalSet,
     *,
-    sizes: str | Iterable[str | Size] | None = None,
+    sizes: Sizes = None,
+    query_sizes: Sizes = None,
+    document_size: str | Size | None = None,
     cuts: Sequence[str] = ("prefix",),
     k: int = 10,
     seed: int = 0,
@@ -115,7 +118,11 @@ def retrieval_scores(
     data
         What `read_retrieval` gives.
     sizes
-        As ``"1-6x8,16,32"``; by default those that the model shows.
+        Of queries and documents alike, as ``"1-6x8,16,32"``; by default those that the model shows.
+    query_sizes, document_size
+        Instead of `sizes`, where the two sides differ: queries of several sizes, as ``"1-6x128"``, over an
+        index of one, as ``"6x128"``, of the same dims. Documents are at full depth, and queries at every
+        depth, unless you say otherwise.
     cuts
         One or more of ``"prefix"``, ``"pca"``, ``"random"``, all from the same pass.
     k
@@ -123,7 +130,8 @@ def retrieval_scores(
     seed
         Chooses the coordinates of the random cut.
     fit_texts
-        Texts on which a PCA cut is fitted; the first chunk of the corpus by default.
+        Texts on which a PCA cut is fitted, at the documents' exit for both sides; the first chunk of the
+        corpus by default.
     query_prompt_name, query_prompt, corpus_prompt_name, corpus_prompt
         Prompts of the two sides, by name or as text, as in ``SentenceTransformer.encode``.
     ignore_identical_ids
@@ -138,25 +146,30 @@ def retrieval_scores(
     Returns
     -------
     dict
-        Cut → size → float64 [judged queries], between 0 and 1, in the order of ``data.judged``.
+        Cut → size of the queries → float64 [judged queries], between 0 and 1, in the order of
+        ``data.judged``.
 
     Raises
     ------
     UserError
-        If the model lacks a size, or a cut is not known.
+        If the model lacks a size, the two sides differ in dims, or a cut is not known.
     """
     known_cuts = [check_cut(cut) for cut in cuts]
     encoder = as_exits(model)
-    table = dims_by_layer(sizes_of(encoder, sizes))
-    options: dict[str, Any] = {
-        "layers": list(table),
-        "batch_size": batch_size,
-        "show_progress_bar": show_progress_bar,
+    pairs = size_pairs(encoder, sizes, query_sizes, document_size)
+    table = dims_by_layer(pairs)
+    opposite = {query.layers: document.layers for query, document in pairs.items()}
+    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+    corpus_options = {
+        **options,
+        "layers": sorted(set(opposite.values())),
+        "prompt_name": corpus_prompt_name,
+        "prompt": corpus_prompt,
     }
-    corpus_options = {**options, "prompt_name": corpus_prompt_name, "prompt": corpus_prompt}
     queries = encoder.exits(
         [data.queries[query] for query in data.judged],
         **options,
+        layers=list(table),
         prompt_name=query_prompt_name,
         prompt=query_prompt,
     )
@@ -169,7 +182,9 @@ def retrieval_scores(
     for first, documents in _chunks(encoder, list(data.corpus.values()), chunk_size, corpus_options):
         fit = fit or (documents if "pca" in cuts else {})
         for (cut, n), kept in best.items():
-            turned = [turn(side[n], cut, fit=fit.get(n), seed=seed) for side in (queries, documents)]
+            sides = queries[n], documents[opposite[n]]
+            # A turn keeps the angles between the two sides only if it is the same for both.
+            turned = [turn(side, cut, fit=fit.get(opposite[n]), seed=seed) for side in sides]
             kept.add(turned[0], turned[1], first, barred)
     scores: dict[str, dict[Size, Floats]] = {cut: {} for cut in cuts}
     for (cut, n), kept in best.items():
@@ -201,7 +216,9 @@ def retrieval_grids(
     model: Any,
     sets: Sequence[RetrievalSet],
     *,
-    sizes: str | Iterable[str | Size] | None = None,
+    sizes: Sizes = None,
+    query_sizes: Sizes = None,
+    document_size: str | Size | None = None,
     cuts: Sequence[str] = ("prefix",),
     k: int = 10,
     name: str = "",
@@ -211,7 +228,7 @@ def retrieval_grids(
 
     Parameters
     ----------
-    model, sizes, cuts, k
+    model, sizes, query_sizes, document_size, cuts, k
         As in `retrieval_scores`.
     sets
         What `read_retrieval` gives, one or more.
@@ -223,10 +240,27 @@ def retrieval_grids(
     Returns
     -------
     dict
-        Cut → `Grid` with metric ``ndcg@k``, times 100.
+        Cut → `Grid` with metric ``ndcg@k``, times 100. Where the two sides differ its sizes are those of the
+        queries, and ``details["document_sizes"]`` names those of the documents.
     """
-    scores = {one.name: retrieval_scores(model, one, sizes=sizes, cuts=cuts, k=k, **options) for one in sets}
+    pairs = size_pairs(as_exits(model), sizes, query_sizes, document_size)
+    scores = {
+        one.name: retrieval_scores(
+            model,
+            one,
+            sizes=sizes,
+            query_sizes=query_sizes,
+            document_size=document_size,
+            cuts=cuts,
+            k=k,
+            **options,
+        )
+        for one in sets
+    }
     counts = {one.name: {"queries": len(one.judged), "documents": len(one.corpus)} for one in sets}
+    details: dict[str, Any] = {"counts": counts}
+    if query_sizes is not None or document_size is not None:
+        details["document_sizes"] = [str(size) for size in sorted(set(pairs.values()))]
     grids = {}
     for cut in cuts:
         columns = {
@@ -234,7 +268,7 @@ def retrieval_grids(
             for one, by_cut in scores.items()
         }
         used = tuple(next(iter(scores.values()))[cut])
-        grids[cut] = Grid(used, columns, f"ndcg@{k}", cut, name, {"counts": counts})
+        grids[cut] = Grid(used, columns, f"ndcg@{k}", cut, name, details)
     return grids
 
 

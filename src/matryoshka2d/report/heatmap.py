@@ -10,6 +10,7 @@ from matryoshka2d.report.figures import Grids, named_grids, panels
 from matryoshka2d.report.scale import (
     COLOUR_MAP,
     Scale,
+    documents_label,
     full_title,
     hexadecimal,
     inverted,
@@ -83,8 +84,10 @@ def heatmap(
             axis.set_title(f"{name} (mean of cells {grid.mean_over_sizes(set_name):.2f})", fontsize=11)
     _finish(figure, axes, next(iter(table.values())), set_name, colours)
     any_marked = any(inverted(grid, tolerance, set_name) for grid in table.values())
-    shared = f"{metric_label(next(iter(table.values())))}, {sets_label(next(iter(table.values())), set_name)}"
-    only = next(iter(table.values())) if len(table) == 1 else None
+    first = next(iter(table.values()))
+    labels = metric_label(first), sets_label(first, set_name), documents_label(first)
+    shared = ", ".join(label for label in labels if label)
+    only = first if len(table) == 1 else None
     figure.suptitle(title or (full_title(only, set_name) if only else shared), fontsize=12)
     if any_marked:
         figure.supxlabel(legend(tolerance, _MARK), fontsize=9, color="#444444")

@@ -109,12 +109,21 @@ def sets_label(grid: Grid, set_name: str = MEAN) -> str:
     return grid.sets[0] if len(grid.sets) == 1 else f"mean of {len(grid.sets)} sets"
 
 
+def documents_label(grid: Grid) -> str:
+    """Return which documents the queries of a grid meet, nothing where both are of one size.
+
+    >>> documents_label(Grid((Size(1, 8),), {"toy": (50.0,)}, details={"document_sizes": ["6x8"]}))
+    'queries over documents at 6x8'
+    """
+    sizes = grid.details.get("document_sizes", [])
+    return f"queries over documents at {', '.join(sizes)}" if sizes else ""
+
+
 def full_title(grid: Grid, set_name: str = MEAN) -> str:
-    """Return model, metric and sets in one line."""
+    """Return model, metric, sets and the size of the documents in one line."""
     cut = "" if grid.cut == "prefix" else f"{grid.cut} cut"
-    return ", ".join(
-        part for part in (grid.name, metric_label(grid), sets_label(grid, set_name), cut) if part
-    )
+    parts = grid.name, metric_label(grid), sets_label(grid, set_name), cut, documents_label(grid)
+    return ", ".join(part for part in parts if part)
 
 
 def inverted(grid: Grid, tolerance: float, set_name: str = MEAN) -> frozenset[Size]:
