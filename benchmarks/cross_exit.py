@@ -35,6 +35,7 @@ from matryoshka2d.evaluation import (
     read_retrieval,
     retrieval_scores,
 )
+from matryoshka2d.evaluation.grid import MEAN
 from matryoshka2d.experiments.keys import key_of, key_of_file
 from matryoshka2d.files import staged_file
 from matryoshka2d.precision import best_precision
@@ -125,12 +126,12 @@ def replicates(runs: Sequence[Scores], names: Sequence[str], case: str) -> Repli
 def compared(
     arms: Mapping[float, Sequence[Scores]], names: Sequence[str], dims: Sequence[int], weight: float
 ) -> list[dict[str, Any]]:
-    """Return one entry a case, set and width: both arms' scores at every depth, and the lead with intervals."""
+    """Return one entry a case, set and width: the scores of both arms at every depth, and the lead."""
     entries = []
     for case in (FULL_INDEX, SAME_SIZE):
         crossed, plain = (replicates(arms[arm], names, case) for arm in (weight, 0.0))
         columns = crossed.scores[names[0]].shape[1]
-        for place in (*names, "mean"):
+        for place in (*names, MEAN):
             for position, width in enumerate(dims):
                 # Sizes are ascending: all widths of a depth stand side by side.
                 own = range(position, columns, len(dims))
@@ -144,15 +145,14 @@ def compared(
 
 
 def table(entries: Sequence[Mapping[str, Any]], place: str, width: int) -> str:
-    """Return a depth a row: both arms over the full index, the lead, and the same over an index as shallow."""
+    """Return a depth a row: both arms over the full index, their lead, the same over a shallow index."""
     full, same = (
         next(e for e in entries if (e["case"], e["set"], e["dims"]) == (case, place, width))
         for case in (FULL_INDEX, SAME_SIZE)
     )
-    lines = [
-        "| queries | without | with cross-exit | lead [95%] | same depth, without | same, with | lead [95%] |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heads = "without", "with cross-exit", "lead [95%]"
+    titles = ["queries", *heads, *(f"same depth: {head}" for head in heads)]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row, size in enumerate(full["lead"]["sizes"]):
         cells = [size]
         for entry in (full, same):
@@ -181,18 +181,20 @@ def page(result: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, result["seeds"]))
     machine = f"{result['processor']}, {result['threads']} thread(s), torch {result['torch']}"
     about = (
-        f"Mean nDCG@10 x100 of the queries of a depth over documents at full depth and, beside it, over\n"
-        f"documents at the queries' own depth; both sides have the same dims. Default model, all-sizes with the\n"
-        f"teacher `self`, {result['rows']}, batch {result['batch']}, one epoch, {result['precision']};\n"
-        f"the arms differ in `cross_exit` alone: {result['weight']:g} or 0, the weight not tuned. Texts are cut\n"
-        f"at {result['length']} tokens. Lead: with less without, 95% over seeds and queries, paired in both;\n"
-        f"a star: the simultaneous interval of all depths of the column leaves out 0 too."
+        "Mean nDCG@10 x100 of the queries of a depth over documents at full depth and, beside it, over\n"
+        "documents at the queries' own depth; both sides have the same dims.\n\n"
+        f"Default model, all-sizes with the teacher `self`, {result['rows']},\n"
+        f"batch {result['batch']}, one epoch, {result['precision']}; the arms differ in `cross_exit` alone, "
+        f"{result['weight']:g} or 0.\nThe weight was not tuned. Texts are cut at {result['length']} tokens.\n\n"
+        "Lead: with less without, 95% over seeds and queries, paired in both. A star: the simultaneous interval\n"
+        "of all depths of the column leaves out 0 too."
     )
     made = f"`{result['command']}`; seeds {seeds}; {machine}; {result['date']}."
     parts = ["# Cross-exit training: shallow queries over a full-depth index", made, about]
-    for place in (*result["queries"], "mean"):
+    several = [MEAN] if len(result["queries"]) > 1 else []
+    for place in (*result["queries"], *several):
         count = result["queries"].get(place)
-        title = f"{place}, {count} queries" if count else f"mean of {len(result['queries'])} sets"
+        title = f"{place}, {count} queries" if count else "Mean of the sets"
         for width in result["dims"]:
             parts += [f"## {title}, {width} dims", table(result["comparisons"], place, width)]
     return "\n\n".join(parts) + "\n"
@@ -233,7 +235,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for weight, runs in arms.items():
             runs.append(run(arguments, sets, weight, seed))
-    files = " and ".join(Path(path).name for path in arguments.data)
+    files = ", ".join(Path(path).name for path in arguments.data)
     first = f"the first {arguments.limit} rows of each of" if arguments.limit else "all rows of"
     result = {
         **facts(),

@@ -198,7 +198,7 @@ def _grids(
     *,
     name: str,
     sizes: Any,
-    sides: dict[str, str | None],
+    sides: dict[str, Any],
     metric: str,
     cuts: list[str],
     prompt_name: str | None,
@@ -215,7 +215,7 @@ def _grids(
         grids["sts"] = {cut: encoded.grid(metric=metric, cut=cut, name=name) for cut in cuts}
     if collections:
         grids["retrieval"] = retrieval_grids(
-            encoder, collections, sizes=sizes, **sides, cuts=cuts, name=name, **encoding
+            encoder, collections, sizes=sizes, cuts=cuts, name=name, **sides, **encoding
         )
     return grids, encoded
 
