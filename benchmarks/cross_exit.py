@@ -185,9 +185,10 @@ def page(result: Mapping[str, Any]) -> str:
         "documents at the queries' own depth; both sides have the same dims.\n\n"
         f"Default model, all-sizes with the teacher `self`, {result['rows']},\n"
         f"batch {result['batch']}, one epoch, {result['precision']}; the arms differ in `cross_exit` alone, "
-        f"{result['weight']:g} or 0.\nThe weight was not tuned. Texts are cut at {result['length']} tokens.\n\n"
-        "Lead: with less without, 95% over seeds and queries, paired in both. A star: the simultaneous interval\n"
-        "of all depths of the column leaves out 0 too."
+        f"{result['weight']:g} or 0.\n"
+        f"The weight was not tuned. Texts are cut at {result['length']} tokens.\n\n"
+        "Lead: with less without, 95% over seeds and queries, paired in both. A star: the simultaneous\n"
+        "interval of all depths of the column leaves out 0 too."
     )
     made = f"`{result['command']}`; seeds {seeds}; {machine}; {result['date']}."
     parts = ["# Cross-exit training: shallow queries over a full-depth index", made, about]

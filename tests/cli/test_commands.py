@@ -15,7 +15,7 @@ import yaml
 from sentence_transformers import SentenceTransformer
 
 from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.evaluation import Grid, read_sts, sts_grid
+from matryoshka2d.evaluation import Grid, read_retrieval, read_sts, retrieval_grid, sts_grid
 from matryoshka2d.precision import best_precision
 from matryoshka2d.quickstart.run import QuickstartResult
 from matryoshka2d.size import Size
@@ -263,6 +263,27 @@ class TestEvaluate:
         both = self.evaluate(run, model, "--sts", sts, "--retrieval", beir, "--sizes", "1,4x8", "--json").json
         assert both["metric"] == "spearman"
         assert both["retrieval"]["prefix"]["grid"] == alone["grid"]
+
+    def test_queries_of_several_sizes_over_documents_of_one(
+        self, run: Run, model: str, beir: Path, tmp_path: Path
+    ) -> None:
+        words = ["--retrieval", beir, "--query-size", "1-4x8", "--document-size", "4x8"]
+        outcome = self.evaluate(run, model, *words, "--output", tmp_path / "out", "--json")
+        encoder = ElasticEncoder(model, device="cpu")
+        sides = {"query_sizes": "1-4x8", "document_size": "4x8"}
+        expected = retrieval_grid(encoder, [read_retrieval(beir)], **sides).to_dict()
+        assert outcome.json["grid"] == expected["grid"]
+        assert outcome.json["details"]["document_sizes"] == ["4x8"]
+        assert json.loads((tmp_path / "out" / "grid.json").read_text()) == outcome.json
+        shown = self.evaluate(run, model, *words, "-q")
+        assert "queries over documents at 4x8" in " ".join(shown.out.split())
+
+    def test_the_documents_are_at_full_depth_unless_said(self, run: Run, model: str, beir: Path) -> None:
+        grids = [
+            self.evaluate(run, model, "--retrieval", beir, *words, "--json").json
+            for words in (["--query-size", "1-4x8"], ["--document-size", "4x8"])
+        ]
+        assert grids[0] == grids[1]
 
     def test_the_folder_holds_grid_table_picture_and_report(
         self, run: Run, model: str, sts: Path, beir: Path, tmp_path: Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from matryoshka2d.evaluation.grid import MEAN
 from matryoshka2d.report.figures import Grids, named_grids, panels
-from matryoshka2d.report.scale import COLOUR_MAP, full_title, metric_label, sets_label
+from matryoshka2d.report.scale import COLOUR_MAP, full_title, metric_label, shared_title
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def _curves(
             axis.set_title(name, fontsize=11)
     _same_height(axes)
     first = next(iter(table.values()))
-    shared = f"{metric_label(first)}, {sets_label(first, set_name)}"
-    figure.suptitle(title or (full_title(first, set_name) if len(table) == 1 else shared), fontsize=12)
+    own = full_title if len(table) == 1 else shared_title
+    figure.suptitle(title or own(first, set_name), fontsize=12)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     return figure, axes

@@ -10,13 +10,13 @@ from matryoshka2d.report.figures import Grids, named_grids, panels
 from matryoshka2d.report.scale import (
     COLOUR_MAP,
     Scale,
-    documents_label,
     full_title,
     hexadecimal,
     inverted,
     legend,
     metric_label,
     sets_label,
+    shared_title,
 )
 from matryoshka2d.size import Size
 
@@ -85,10 +85,8 @@ def heatmap(
     _finish(figure, axes, next(iter(table.values())), set_name, colours)
     any_marked = any(inverted(grid, tolerance, set_name) for grid in table.values())
     first = next(iter(table.values()))
-    labels = metric_label(first), sets_label(first, set_name), documents_label(first)
-    shared = ", ".join(label for label in labels if label)
-    only = first if len(table) == 1 else None
-    figure.suptitle(title or (full_title(only, set_name) if only else shared), fontsize=12)
+    own = full_title if len(table) == 1 else shared_title
+    figure.suptitle(title or own(first, set_name), fontsize=12)
     if any_marked:
         figure.supxlabel(legend(tolerance, _MARK), fontsize=9, color="#444444")
     return figure

@@ -17,6 +17,7 @@ from matryoshka2d.report.figures import named_grids, png_bytes
 from matryoshka2d.report.heatmap import heatmap
 from matryoshka2d.report.scale import (
     Scale,
+    documents_label,
     hexadecimal,
     inverted,
     legend,
@@ -126,6 +127,7 @@ def render_report(
         metric=metric_label(grid),
         sets=sets_label(grid),
         set_names=", ".join(grid.sets),
+        documents=documents_label(grid),
         facts=_facts(grid),
         main=_section("", grid, scale, tolerance),
         inversions=[str(inversion) for inversion in grid.inversions(tolerance)],

@@ -119,6 +119,12 @@ def documents_label(grid: Grid) -> str:
     return f"queries over documents at {', '.join(sizes)}" if sizes else ""
 
 
+def shared_title(grid: Grid, set_name: str = MEAN) -> str:
+    """Return what grids that stand side by side have in common: metric, sets, the documents' size."""
+    labels = metric_label(grid), sets_label(grid, set_name), documents_label(grid)
+    return ", ".join(label for label in labels if label)
+
+
 def full_title(grid: Grid, set_name: str = MEAN) -> str:
     """Return model, metric, sets and the size of the documents in one line."""
     cut = "" if grid.cut == "prefix" else f"{grid.cut} cut"
