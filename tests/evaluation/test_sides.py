@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +158,11 @@ def test_the_grid_says_which_documents(data: RetrievalSet) -> None:
     assert Grid.from_json(grid.to_json()).details == grid.details
     assert full_title(grid).endswith("queries over documents at 3x8")
     assert "queries over documents at 3x8" in render_report(grid)
+    other = replace(data, name="other")
     several = retrieval_grid(FakeExits(), [data], query_sizes="1x4,8")
     assert several.details["document_sizes"] == ["3x4", "3x8"]
+    passing = retrieval_grid(FakeExits(), [data, other], query_sizes=iter(["1x4", "1x8"]))
+    assert passing.scores["toy"] == several.scores["toy"]
     assert "document_sizes" not in retrieval_grid(FakeExits(), [data], sizes="1x8").details
 
 

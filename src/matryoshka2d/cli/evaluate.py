@@ -171,7 +171,7 @@ def _check_sides(sts: list[str], sizes: str | None, sides: dict[str, str | None]
     """Find what cannot be meant by sizes of queries and documents."""
     from matryoshka2d.evaluation.sides import check_sides
 
-    if not any(sides.values()):
+    if all(side is None for side in sides.values()):
         return
     if sts:
         raise UserError(

@@ -243,24 +243,15 @@ def retrieval_grids(
         Cut → `Grid` with metric ``ndcg@k``, times 100. Where the two sides differ its sizes are those of the
         queries, and ``details["document_sizes"]`` names those of the documents.
     """
-    pairs = size_pairs(as_exits(model), sizes, query_sizes, document_size)
-    scores = {
-        one.name: retrieval_scores(
-            model,
-            one,
-            sizes=sizes,
-            query_sizes=query_sizes,
-            document_size=document_size,
-            cuts=cuts,
-            k=k,
-            **options,
-        )
-        for one in sets
-    }
+    encoder = as_exits(model)
+    pairs = size_pairs(encoder, sizes, query_sizes, document_size)
     counts = {one.name: {"queries": len(one.judged), "documents": len(one.corpus)} for one in sets}
+    asked: dict[str, Any] = {"sizes": list(pairs)}
     details: dict[str, Any] = {"counts": counts}
     if query_sizes is not None or document_size is not None:
+        asked = {"query_sizes": list(pairs), "document_size": document_size}
         details["document_sizes"] = [str(size) for size in sorted(set(pairs.values()))]
+    scores = {one.name: retrieval_scores(encoder, one, **asked, cuts=cuts, k=k, **options) for one in sets}
     grids = {}
     for cut in cuts:
         columns = {

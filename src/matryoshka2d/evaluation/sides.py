@@ -15,14 +15,12 @@ def check_sides(
     sizes: str | None = None, query_sizes: str | None = None, document_size: str | None = None
 ) -> None:
     """Raise a `UserError` for what cannot be meant, whatever the model: see `size_pairs`."""
-    parse_sizes(sizes) if sizes is not None else ()
     queries = parse_sizes(query_sizes) if query_sizes is not None else ()
     document = Size.parse(document_size) if document_size is not None else None
     _check(sizes is not None, queries, document)
 
 
-def _check(alike: bool, queries: Iterable[Size], document: Size | None) -> None:
-    queries = tuple(queries)
+def _check(alike: bool, queries: tuple[Size, ...], document: Size | None) -> None:
     if alike and (queries or document):
         raise UserError(
             "sizes are those of queries and documents alike: leave them out where the two sides differ, or "
