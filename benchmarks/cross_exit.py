@@ -179,11 +179,11 @@ def interval(values: Sequence[float]) -> str:
 def page(result: Mapping[str, Any]) -> str:
     """Return the page of results."""
     seeds = ", ".join(map(str, result["seeds"]))
-    machine = f"{result['processor']}, {result['threads']} thread(s), torch {result['torch']}"
+    machine = f"{result['processor']}, {result['threads']} threads, torch {result['torch']}"
     about = (
         "Mean nDCG@10 x100 of the queries of a depth over documents at full depth and, beside it, over\n"
         "documents at the queries' own depth; both sides have the same dims.\n\n"
-        f"Default model, all-sizes with the teacher `self`, {result['rows']},\n"
+        f"Default model, all-sizes with the teacher `self`,\n{result['rows']},\n"
         f"batch {result['batch']}, one epoch, {result['precision']}; the arms differ in `cross_exit` alone, "
         f"{result['weight']:g} or 0.\n"
         f"The weight was not tuned. Texts are cut at {result['length']} tokens.\n\n"
