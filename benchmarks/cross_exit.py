@@ -179,7 +179,7 @@ def interval(values: Sequence[float]) -> str:
 def page(result: Mapping[str, Any]) -> str:
     """Return the page of results."""
     seeds = ", ".join(map(str, result["seeds"]))
-    machine = f"{result['processor']}, {result['threads']} threads, torch {result['torch']}"
+    machine = f"{result['processor']}, threads: {result['threads']}, torch {result['torch']}"
     about = (
         "Mean nDCG@10 x100 of the queries of a depth over documents at full depth and, beside it, over\n"
         "documents at the queries' own depth; both sides have the same dims.\n\n"
