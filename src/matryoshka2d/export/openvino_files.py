@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,4 +84,9 @@ def save_openvino(model: Any, path: Path, precision: str) -> None:
     """Write a model as ``.xml`` and, beside it, ``.bin``."""
     import openvino
 
-    openvino.save_model(model, str(path), compress_to_fp16=precision == "fp16")
+    # OpenVINO says that writing failed, not why; moving the files there does.
+    with tempfile.TemporaryDirectory() as beside:
+        written = Path(beside) / path.name
+        openvino.save_model(model, str(written), compress_to_fp16=precision == "fp16")
+        for file in (written, written.with_suffix(".bin")):
+            shutil.move(file, path.parent / file.name)
