@@ -123,6 +123,11 @@ class ElasticEncoder(SentenceTransformer):
         return int(dims)
 
     @property
+    def hidden(self) -> int:
+        """Number of dims of a token state, which later modules may turn into another width."""
+        return int(self[0].get_embedding_dimension())
+
+    @property
     def size(self) -> Size:
         """The size that is used when none is asked for: the full size, or the one that was loaded."""
         return self._size or Size(self.depth, self.width)
