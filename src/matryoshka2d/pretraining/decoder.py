@@ -36,6 +36,7 @@ class Decoder(nn.Module):
         self.up = nn.Linear(encoder.width, hidden)
         nn.init.eye_(self.up.weight)
         nn.init.zeros_(self.up.bias)
+        # Whoever uses the vector normalises it: the decoder, too, is to learn from its direction.
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, encoder: ElasticEncoder, features: dict[str, Any], vectors: Tensor) -> Tensor:
