@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from machine import facts
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -56,12 +57,12 @@ def body(work: Path) -> str:
 
 
 def pretrained(start: str, work: Path, seed: int, arguments: argparse.Namespace) -> tuple[str, float]:
-    """Pretrain the encoder; return its folder and the seconds that took."""
+    """Pretrain the encoder; return its folder and the processor seconds that took."""
     from matryoshka2d.pretraining import pretrain
 
     texts = drawn(arguments.texts, arguments.count, seed, work / "texts.jsonl")
     output = str(work / f"pretrained-{seed}")
-    before = time.perf_counter()
+    before = time.process_time()
     pretrain(
         model=start,
         data=texts,
@@ -75,7 +76,7 @@ def pretrained(start: str, work: Path, seed: int, arguments: argparse.Namespace)
         device="cpu",
         quiet=True,
     )
-    return output, time.perf_counter() - before
+    return output, time.process_time() - before
 
 
 def tuned(model: str, work: Path, seed: int, arguments: argparse.Namespace) -> Any:
@@ -119,11 +120,13 @@ def measure(arguments: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             file = work / f"{method.replace(', ', '-')}-{seed}.json"
             if not file.is_file():
                 model, seconds = (start, 0.0) if method == PLAIN else pretrained(start, work, seed, arguments)
-                before = time.perf_counter()
+                before = time.process_time()
                 encoder = tuned(model, work, seed, arguments)
-                spent = {"pretraining": round(seconds), "fine-tuning": round(time.perf_counter() - before)}
+                spent = {"pretraining": round(seconds), "fine-tuning": round(time.process_time() - before)}
                 found = scores(encoder, arguments.sts)
-                file.write_text(json.dumps({"method": method, "seed": seed, "seconds": spent, "scores": found}))
+                file.write_text(
+                    json.dumps({"method": method, "seed": seed, "seconds": spent, "scores": found})
+                )
                 print(f"{method}, seed {seed}: {spent}", file=sys.stderr, flush=True)
             rows.append(json.loads(file.read_text()))
     untouched = work / "untouched.json"
@@ -134,7 +137,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return each size of the fine-tuning, their mean and that of the grid, with the difference's interval."""
+    """Return the scores of the trained sizes, their mean and the grid's, with the intervals of the lead."""
     from matryoshka2d.evaluation.over_seeds import seed_interval
     from matryoshka2d.strategies.starbucks import default_pairs
 
@@ -159,24 +162,24 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [f"| size | {' | '.join(order)} | difference [95% interval] |", "|---" * (len(order) + 2) + "|"]
     for place, name in enumerate(groups):
         figures = " | ".join(f"{means[method][place]:.2f}" for method in order)
-        lines.append(
-            f"| {name} | {figures} | {lead[place]:+.2f} [{low[place]:+.2f}, {high[place]:+.2f}] |"
-        )
+        lines.append(f"| {name} | {figures} | {lead[place]:+.2f} [{low[place]:+.2f}, {high[place]:+.2f}] |")
     return "\n".join(lines) + "\n"
 
 
 def page(made_by: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """Return the page of results."""
     seconds = [row["seconds"] for row in rows if row["method"] == PRETRAINED]
-    spent = " and ".join(f"{np.mean([s[what] for s in seconds]) / 60:.0f} minutes of {what}" for what in seconds[0])
+    minutes = {what: np.mean([one[what] for one in seconds]) / 60 for what in seconds[0]}
+    m = made_by
+    machine = f"{m['processor']}, {m['threads']} thread, torch {m['torch']}, {m['date']}"
     return (
         "# Pretraining before fine-tuning\n\n"
-        f"all-MiniLM-L6-v2 cut to {LAYERS} layers, pretrained on {made_by['count']} texts and fine-tuned with "
-        f"`starbucks` on {made_by['rows']} triplets; Spearman x100,\nmean of the test sets of {made_by['sets']}; "
-        f"mean of seeds 0 to {made_by['seeds'] - 1}. The interval is that of a paired t test\nover seeds. "
-        f"On average {spent}.\n\n"
-        f"`{made_by['command']}`; {made_by['processor']}, {made_by['threads']} thread, torch {made_by['torch']}, "
-        f"{made_by['date']}\n\n{table(rows)}"
+        f"all-MiniLM-L6-v2 cut to {LAYERS} layers, pretrained on {m['count']} texts and fine-tuned with\n"
+        f"`starbucks` on {m['rows']} triplets; Spearman x100, mean of the test sets of\n{m['sets']};\n"
+        f"mean of seeds 0 to {m['seeds'] - 1}. The interval is that of a paired t test over seeds.\nA run took "
+        + " and ".join(f"{value:.1f} processor minutes of {what}" for what, value in minutes.items())
+        + f".\n\n`{m['command']}`; {machine}\n\n"
+        + table(rows)
     )
 
 

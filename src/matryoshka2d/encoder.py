@@ -234,7 +234,6 @@ class ElasticEncoder(SentenceTransformer):
         dict
             layer → float [batch, width], in ascending order of layers.
         """
-        deepest = max(layers)
         states = self.token_states(features, layers)
         return {n: self.pooled(features, state, n) for n, state in states.items()}
 

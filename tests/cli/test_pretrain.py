@@ -26,7 +26,9 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> Path
 
 @pytest.mark.usefixtures("sandbox")
 def test_a_run_says_what_it_made(run: Run) -> None:
-    words = "pretrain --model model --data texts.txt --output out --batch-size 4 --report-to none --device cpu"
+    words = (
+        "pretrain --model model --data texts.txt --output out --batch-size 4 --report-to none --device cpu"
+    )
     done = run(*words.split(), "--sizes", "1x8 4x32", "--json")
     assert done.code == 0, done.err
     assert done.json == {"output": "out", "full_size": "4x32", "sizes": ["1x8", "4x32"]}
@@ -34,7 +36,9 @@ def test_a_run_says_what_it_made(run: Run) -> None:
 
 @pytest.mark.usefixtures("sandbox")
 def test_a_yaml_file_may_hold_the_options(run: Run) -> None:
-    Path("body.yaml").write_text("model: model\ndata: texts.txt\nsizes: 2x16\nreport-to: none\nbatch_size: 4\n")
+    Path("body.yaml").write_text(
+        "model: model\ndata: texts.txt\nsizes: 2x16\nreport-to: none\nbatch_size: 4\n"
+    )
     done = run("pretrain", "--config", "body.yaml", "--output", "out", "--mask", "0.2", "--device", "cpu")
     assert done.code == 0, done.err
     assert "Wrote out, pretrained at 2x16. Next: matryoshka2d train --model out" in done.out

@@ -77,7 +77,9 @@ def test_masks_depend_on_the_seed_and_the_number_of_the_batch_alone(encoder: Ela
 
 
 @given(st.integers(0, 30), st.integers(1, 40))
-def test_of_more_labels_than_allowed_some_are_drawn_and_of_fewer_none_is_lost(labelled: int, most: int) -> None:
+def test_of_more_labels_than_allowed_some_are_drawn_and_of_fewer_none_is_lost(
+    labelled: int, most: int
+) -> None:
     labels = torch.full((5, 6), UNMASKED)
     labels.view(-1)[:labelled] = torch.arange(labelled)
     kept = at_most(labels, most, torch.Generator().manual_seed(0))

@@ -90,7 +90,9 @@ def test_all_sizes_at_once_are_each_size_by_itself(model: str, objective: Masked
     torch.testing.assert_close(together, torch.stack(alone).mean())
 
 
-def test_the_reconstruction_reaches_the_encoder_through_the_vector_alone(objective: MaskedAutoencoding) -> None:
+def test_the_reconstruction_reaches_the_encoder_through_the_vector_alone(
+    objective: MaskedAutoencoding,
+) -> None:
     made = small.batch(objective.encoder)
     vectors = {
         n: vector.detach().requires_grad_()
@@ -108,7 +110,9 @@ def test_the_reconstruction_reaches_the_encoder_through_the_vector_alone(objecti
         assert not gradient[:, dims:].any()
 
 
-def test_a_batch_without_a_masked_token_costs_nothing_and_breaks_nothing(objective: MaskedAutoencoding) -> None:
+def test_a_batch_without_a_masked_token_costs_nothing_and_breaks_nothing(
+    objective: MaskedAutoencoding,
+) -> None:
     made = small.batch(objective.encoder)
     for name in ("labels", "heavy_labels"):
         made[name] = torch.full_like(made[name], UNMASKED)
@@ -146,5 +150,7 @@ def test_both_losses_can_be_learnt_at_every_size(model: str) -> None:
         objective(**made)["loss"].backward()
         optimizer.step()
         seen.append(objective.by_size.take())
-    assert set(seen[0]) == {f"{kind}/{size}" for kind in ("mlm", "reconstruction") for size in small.SIZES.split()}
+    assert set(seen[0]) == {
+        f"{kind}/{size}" for kind in ("mlm", "reconstruction") for size in small.SIZES.split()
+    }
     assert all(seen[-1][name] < 0.8 * seen[0][name] for name in seen[0])

@@ -53,7 +53,12 @@ def test_the_output_is_an_ordinary_elastic_model_that_can_be_fine_tuned(tmp_path
     small.assert_equal(small.weights(found), small.weights(made))
     assert [str(size) for size in found.sizes] == small.SIZES.split()
     record = json.loads((tmp_path / "out" / "elastic.json").read_text())["pretraining"]
-    assert (record["method"], record["steps"], record["sizes"], record["mask"]) == ("SMAE", 10, small.SIZES, 0.3)
+    assert (record["method"], record["steps"], record["sizes"], record["mask"]) == (
+        "SMAE",
+        10,
+        small.SIZES,
+        0.3,
+    )
     assert (tmp_path / "out" / "runs").is_dir()
     assert "matryoshka2d pretrain --model" in (tmp_path / "out" / "README.md").read_text()
     assert not (tmp_path / "out.checkpoints").exists()
@@ -95,7 +100,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(
 
 
 @pytest.mark.parametrize(
-    ("step", "choices"), [(5, {}), (7, {}), (8, {"predictions": 9}), (3, {"gradient_accumulation": 2, "epochs": 3})]
+    ("step", "choices"),
+    [(5, {}), (7, {}), (8, {"predictions": 9}), (3, {"gradient_accumulation": 2, "epochs": 3})],
 )
 def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_unbroken_one(
     tmp_path: Path, model: str, step: int, choices: dict[str, Any]

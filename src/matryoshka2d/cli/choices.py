@@ -41,9 +41,7 @@ def command_of_choices(made: type[T], run: Callable[[T, bool, bool], None]) -> A
         inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
     ]
 
-    def command(
-        context: typer.Context, config: Path | None, json: bool, quiet: bool, **flags: Any
-    ) -> None:
+    def command(context: typer.Context, config: Path | None, json: bool, quiet: bool, **flags: Any) -> None:
         given = {
             name: value
             for name, value in flags.items()

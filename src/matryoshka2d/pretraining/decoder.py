@@ -32,7 +32,7 @@ class Decoder(nn.Module):
         # One config for both: how attention is computed is chosen there.
         self.layer = copy.deepcopy(first, {id(config): config})
         hidden = encoder.hidden
-        # Where vectors are pooled token states, this starts as the identity: they are of one kind with tokens.
+        # Where vectors are pooled token states this starts as the identity: they are of one kind.
         self.up = nn.Linear(encoder.width, hidden)
         nn.init.eye_(self.up.weight)
         nn.init.zeros_(self.up.bias)
@@ -56,7 +56,9 @@ class Decoder(nn.Module):
         Tensor
             Float [rows, tokens, hidden].
         """
-        layer = _VectorFirst(self.layer, self.norm(self.up(vectors)), first_tokens(features["attention_mask"]))
+        layer = _VectorFirst(
+            self.layer, self.norm(self.up(vectors)), first_tokens(features["attention_mask"])
+        )
         return encoder.through([layer], features)
 
 

@@ -22,7 +22,7 @@ from matryoshka2d.size_losses import SizeLosses
 
 
 class MaskedAutoencoding(nn.Module):
-    """Starbucks' masked autoencoder (SMAE) over an elastic encoder: one pass of it a step, one of the decoder.
+    """Starbucks' masked autoencoder (SMAE): a step is one pass of the encoder and one of the decoder.
 
     Parameters
     ----------

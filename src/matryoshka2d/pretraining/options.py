@@ -34,8 +34,8 @@ class PretrainingOptions:
     )
     data: list[str] = choice(
         [],
-        "Texts: text lines, JSONL, CSV, TSV, Parquet or a hub data set; every text column is read. Repeat for "
-        "several.",
+        "Texts: text lines, JSONL, CSV, TSV, Parquet or a hub data set; every text column is read. Repeat "
+        "for several.",
     )
     output: str = choice("", "Folder that the pretrained model is written to.")
     sizes: str | None = choice(
@@ -43,9 +43,7 @@ class PretrainingOptions:
         "Sizes that learn to hold the sentence, as '1x32 2x64'. Default: up to six evenly spaced depths, the "
         "deepest at full width and each shallower one at the next smaller power of two.",
     )
-    columns: dict[str, str] = choice(
-        {}, "Names of the columns, if they are not recognised, as text=body."
-    )
+    columns: dict[str, str] = choice({}, "Names of the columns, if they are not recognised, as text=body.")
     limit: int | None = choice(None, "Use only the first so many rows of every file.")
     pooling: str | None = choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
     mask: float = choice(
@@ -53,12 +51,12 @@ class PretrainingOptions:
     )
     decoder_mask: float = choice(
         0.5,
-        "Share of the tokens that the decoder does not see. Higher leaves it little but the vector; 1 nothing.",
+        "Share of the tokens that the decoder does not see. With more it depends on the vector more.",
     )
     predictions: int = choice(
         512,
-        "Most masked tokens that a step predicts at every size, of each kind; drawn at random where there are "
-        "more. They are most of a step's time and memory: lower it where either is short.",
+        "Most masked tokens that a step predicts at every size, of each kind; drawn at random where there "
+        "are more. They are most of a step's time and memory: lower it where either is short.",
     )
     epochs: float = choice(1.0, "Passes over the texts.")
     batch_size: int = choice(32, "Texts a step.")

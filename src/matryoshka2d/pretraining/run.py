@@ -90,10 +90,9 @@ def pretrain(
     head, found = load_head(name, encoder)
     if not quiet:
         kind = "the model's own head" if found else "a new head, as the model has none"
-        print(
-            f"Pretraining {' '.join(map(str, sizes))} on {len(texts)} texts with {kind}, in {precision.reason}",
-            file=sys.stderr,
-        )
+        listed = " ".join(map(str, sizes))
+        note = f"Pretraining {listed} on {len(texts)} texts with {kind}, in {precision.reason}"
+        print(note, file=sys.stderr)
     on_cpu = encoder.device.type == "cpu"
     with training_settings(encoder, options.max_length, on_cpu, options.dropout):
         objective = MaskedAutoencoding(encoder, head, Decoder(encoder), sizes).to(encoder.device)
@@ -202,9 +201,7 @@ def _run(trainer: PretrainingTrainer, options: PretrainingOptions, checkpoint: s
             drop_logs_of_nothing(options.run_folder)
 
 
-def _write(
-    encoder: ElasticEncoder, sizes: tuple[Size, ...], options: PretrainingOptions, steps: int
-) -> None:
+def _write(encoder: ElasticEncoder, sizes: tuple[Size, ...], options: PretrainingOptions, steps: int) -> None:
     choices = {k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])}
     encoder.record = {
         **encoder.record,

@@ -20,12 +20,12 @@ class PretrainingTrainer(WholeCheckpoints):
         by_size = self.model.by_size.take() if "loss" in logs else {}
         super().log({**logs, **by_size}, start_time)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write all weights, those that head and encoder share once."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(folder / _WEIGHTS))
 
-    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:  # noqa: ARG002
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
         """Read what `_save` wrote."""
         load_model(self.model, Path(checkpoint_path) / _WEIGHTS)

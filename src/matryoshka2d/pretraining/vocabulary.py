@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -76,16 +78,16 @@ def check_predicts_masked(encoder: ElasticEncoder, name: str) -> None:
     name
         What messages call it.
     """
-    config = encoder.base.config
+    config: Any = encoder.base.config
     if is_causal(config):
         raise UserError(
-            f"{name} is a decoder, whose tokens see only those before them, and cannot learn from masked tokens: "
+            f"{name} is a decoder, whose tokens see only those before them: masked tokens teach it nothing; "
             "choose an encoder such as BERT, or go on with train"
         )
     if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         raise UserError(
-            f"transformers has no model for masked tokens of the architecture '{config.model_type}' of {name}: "
-            "choose an encoder such as BERT, or go on with train"
+            f"{name} is of the architecture '{config.model_type}', for which transformers has no head for "
+            "masked tokens: choose an encoder such as BERT, or go on with train"
         )
     if getattr(encoder.tokenizer, "mask_token_id", None) is None:
         raise UserError(f"the tokenizer of {name} has no mask token: expected one such as [MASK] or <mask>")
@@ -117,13 +119,13 @@ def load_head(name: str, encoder: ElasticEncoder) -> tuple[VocabularyHead, bool]
     return VocabularyHead(model, encoder.base), not missing
 
 
-class _without_report:  # noqa: N801 - a context, used like a function
+@contextlib.contextmanager
+def _without_report() -> Iterator[None]:
     """Keep transformers from reporting that weights of the head are new: the run says so in one line."""
-
-    def __enter__(self) -> None:
-        self.logger = logging.getLogger("transformers.modeling_utils")
-        self.level = self.logger.level
-        self.logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        self.logger.setLevel(self.level)
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
