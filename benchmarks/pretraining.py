@@ -176,7 +176,8 @@ def page(made_by: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         "# Pretraining before fine-tuning\n\n"
         f"all-MiniLM-L6-v2 cut to {LAYERS} layers, pretrained on {m['count']} texts and fine-tuned with\n"
         f"`starbucks` on {m['rows']} triplets; Spearman x100, mean of the test sets of\n{m['sets']};\n"
-        f"mean of seeds 0 to {m['seeds'] - 1}. The interval is that of a paired t test over seeds.\nA run took "
+        f"mean of seeds 0 to {m['seeds'] - 1}. The interval is that of a paired t test\n"
+        "over seeds. A run took "
         + " and ".join(f"{value:.1f} processor minutes of {what}" for what, value in minutes.items())
         + f".\n\n`{m['command']}`; {machine}\n\n"
         + table(rows)
