@@ -75,7 +75,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     if not path.is_file():
-        raise UserError(f"config {path} does not exist: expected a YAML file of training options")
+        raise UserError(f"config {path} does not exist: expected a YAML file of options")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

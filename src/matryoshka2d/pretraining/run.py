@@ -156,7 +156,7 @@ def _trainer(
 def _arguments(
     options: PretrainingOptions, precision: Precision, on_cpu: bool, quiet: bool
 ) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(options.run_folder),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,
@@ -180,6 +180,9 @@ def _arguments(
         disable_tqdm=quiet,
         run_name=Path(options.output).name,
     )
+    # Of several GPUs one is used: the trainer would split batches among threads, and their losses with them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _run(trainer: PretrainingTrainer, options: PretrainingOptions, checkpoint: str | None) -> None:
