@@ -13,6 +13,8 @@ from sentence_transformers import SentenceTransformer
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.pretraining import PretrainingOptions, pretrain
+from matryoshka2d.pretraining.masking import TwoMaskedCopies
+from matryoshka2d.pretraining.order import SimilarLengths
 from matryoshka2d.pretraining.trainer import PretrainingTrainer
 from matryoshka2d.training import train
 from tests import tiny
@@ -118,6 +120,25 @@ def test_without_resume_an_old_checkpoint_is_not_used(tmp_path: Path, model: str
     whole = small.weights(small.run(tmp_path, model, "whole"))
     killed(tmp_path, model, "broken", 6, learning_rate=1e-2)
     small.assert_equal(small.weights(small.run(tmp_path, model, "broken")), whole)
+
+
+def test_batches_come_in_the_order_of_similar_lengths(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    collate = TwoMaskedCopies.__call__
+
+    def noting(self: TwoMaskedCopies, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        seen.extend(row["text"] for row in rows)
+        return collate(self, rows)
+
+    monkeypatch.setattr(TwoMaskedCopies, "__call__", noting)
+    small.run(tmp_path, model, seed=7)
+    texts = small.texts()
+    order = SimilarLengths(texts, 8, seed=7)
+    expected = list(order)
+    order.epoch = 1
+    assert seen == [texts[row] for row in [*expected, *order]]
 
 
 def test_pairs_are_so_many_texts(tmp_path: Path, model: str) -> None:

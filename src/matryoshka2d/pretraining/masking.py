@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DataCollatorForLanguageModeling, TrainerCallback, TrainerControl, TrainerState
+from transformers import DataCollatorForLanguageModeling
 
 from matryoshka2d.strategies.base import StepRandom
 
@@ -90,15 +90,3 @@ def at_most(labels: Tensor, count: int, chance: torch.Generator) -> Tensor:
     places = (labels.flatten() != UNMASKED).nonzero().flatten()
     left_out = places[torch.randperm(len(places), generator=chance)[count:]]
     return labels.flatten().index_fill(0, left_out, UNMASKED).view_as(labels)
-
-
-class BatchOfMasks(TrainerCallback):
-    """Tell the collator which batch comes next: of a resumed epoch it is not the first."""
-
-    def __init__(self, collator: TwoMaskedCopies, accumulation: int) -> None:
-        self.collator = collator
-        self.accumulation = accumulation
-
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Set the number of the batch that is fetched next."""
-        self.collator.batch = state.global_step * self.accumulation

@@ -56,7 +56,7 @@ class PretrainingOptions:
     predictions: int = choice(
         512,
         "Most masked tokens that a step predicts at every size, of each kind; drawn at random where there "
-        "are more. They are most of a step's time and memory: lower it where either is short.",
+        "are more. Lower it where time or memory is short.",
     )
     epochs: float = choice(1.0, "Passes over the texts.")
     batch_size: int = choice(32, "Texts a step.")

@@ -19,11 +19,12 @@ from matryoshka2d.gathering import processes
 from matryoshka2d.precision import Precision, resolve_precision
 from matryoshka2d.pretraining.corpus import read_corpus
 from matryoshka2d.pretraining.decoder import Decoder
-from matryoshka2d.pretraining.masking import BatchOfMasks, TwoMaskedCopies
+from matryoshka2d.pretraining.masking import TwoMaskedCopies
 from matryoshka2d.pretraining.model_card import write_model_card
 from matryoshka2d.pretraining.objective import MaskedAutoencoding
 from matryoshka2d.pretraining.options import PretrainingOptions
-from matryoshka2d.pretraining.trainer import PretrainingTrainer
+from matryoshka2d.pretraining.order import SimilarLengths
+from matryoshka2d.pretraining.trainer import PretrainingTrainer, WhereInTheRun
 from matryoshka2d.pretraining.vocabulary import check_predicts_masked, load_head
 from matryoshka2d.size import Size, parse_sizes
 from matryoshka2d.strategies.starbucks import default_pairs
@@ -142,12 +143,14 @@ def _trainer(
         options.predictions,
         options.seed,
     )
+    order = SimilarLengths(texts["text"][:], options.batch_size, options.seed)
     trainer = PretrainingTrainer(
+        order,
         model=objective,
         args=_arguments(options, precision, encoder.device.type == "cpu", quiet),
         train_dataset=texts,
         data_collator=collator,
-        callbacks=[BatchOfMasks(collator, options.gradient_accumulation)],
+        callbacks=[WhereInTheRun(order, collator, options.gradient_accumulation)],
     )
     show_progress(trainer, quiet)
     return trainer
