@@ -66,7 +66,7 @@ def similar_lengths(lengths: Tensor, batch_size: int, chance: torch.Generator) -
     """
     drawn = torch.randperm(len(lengths), generator=chance)
     full = len(drawn) // batch_size * batch_size
-    pools = drawn[:full].split(_BATCHES_A_POOL * batch_size)
+    pools = torch.split(drawn[:full], _BATCHES_A_POOL * batch_size)
     batches = torch.cat([pool[lengths[pool].argsort(stable=True)] for pool in pools]).view(-1, batch_size)
     shuffled = batches[torch.randperm(len(batches), generator=chance)]
     return [*shuffled.flatten().tolist(), *drawn[full:].tolist()]
