@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
     "docs/train.md",
+    "docs/pretrain.md",
     "docs/scale.md",
     "docs/decoders.md",
     "docs/evaluate.md",
@@ -56,7 +57,8 @@ def workplace(
     """Return an empty folder with the files that the docs speak of, where `default` is the tiny model."""
     monkeypatch.chdir(tmp_path)
     experiments = [f"matryoshka2d.experiments.{room}" for room in ("workshop", "expected", "pruning")]
-    for home in ("matryoshka2d.default_model", "matryoshka2d.training.run", *experiments):
+    runs = ("matryoshka2d.training.run", "matryoshka2d.pretraining.run")
+    for home in ("matryoshka2d.default_model", *runs, *experiments):
         monkeypatch.setattr(
             f"{home}.resolve_model", lambda name: small_default if name == "default" else name
         )

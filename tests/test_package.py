@@ -116,6 +116,7 @@ GROUND = {"errors", "size", "registry"}
         ("size", {"errors"}),
         ("files", {"errors"}),
         ("registry", {"errors", "size"}),
+        ("choices", {"errors"}),
         ("precision", {"errors"}),
         ("architectures", {"errors"}),
         ("objectives", GROUND),

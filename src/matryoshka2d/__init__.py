@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matryoshka2d.mteb_encoder import mteb
     from matryoshka2d.objectives import make_objective
     from matryoshka2d.planning import Budget, Plan, plan
+    from matryoshka2d.pretraining import PretrainingOptions, pretrain
     from matryoshka2d.size import Size, parse_sizes
     from matryoshka2d.strategies import make_strategy
     from matryoshka2d.training import TrainingOptions, train
@@ -31,6 +32,7 @@ _HOMES = {
     "Engine": "inference",
     "Grid": "evaluation",
     "Plan": "planning",
+    "PretrainingOptions": "pretraining",
     "Size": "size",
     "TrainingOptions": "training",
     "UserError": "errors",
@@ -41,6 +43,7 @@ _HOMES = {
     "open_engine": "inference",
     "parse_sizes": "size",
     "plan": "planning",
+    "pretrain": "pretraining",
     "read_sts": "evaluation",
     "sts_grid": "evaluation",
     "train": "training",
@@ -54,6 +57,7 @@ __all__ = [
     "Engine",
     "Grid",
     "Plan",
+    "PretrainingOptions",
     "Size",
     "TrainingOptions",
     "UserError",
@@ -64,6 +68,7 @@ __all__ = [
     "open_engine",
     "parse_sizes",
     "plan",
+    "pretrain",
     "read_sts",
     "sts_grid",
     "train",

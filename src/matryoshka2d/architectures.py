@@ -192,21 +192,12 @@ def _replace(module: nn.Module, path: list[str], new: nn.Module) -> nn.Module:
     return clone
 
 
-class Tap(nn.Module):
-    """Hands its input on to the layer it wraps and notes that input down.
+class Wrapped(nn.Module):
+    """A layer with something around it, which an encoder may take for the layer itself."""
 
-    The input of layer n + 1 is the exit of layer n. Inputs are noted rather than outputs because some
-    encoders (DeBERTa's convolution) still change what a layer returned before the next one gets it.
-    """
-
-    def __init__(self, layer: nn.Module, noted: list[torch.Tensor]) -> None:
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
-        self.noted = noted
-
-    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        self.noted.append(hidden_states)
-        return self.layer(hidden_states, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         # Encoders read attributes of their layers, such as ModernBERT's attention_type.
@@ -214,6 +205,22 @@ class Tap(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("layer"), name)
+
+
+class Tap(Wrapped):
+    """Hands its input on to the layer it wraps and notes that input down.
+
+    The input of layer n + 1 is the exit of layer n. Inputs are noted rather than outputs because some
+    encoders (DeBERTa's convolution) still change what a layer returned before the next one gets it.
+    """
+
+    def __init__(self, layer: nn.Module, noted: list[torch.Tensor]) -> None:
+        super().__init__(layer)
+        self.noted = noted
+
+    def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.noted.append(hidden_states)
+        return self.layer(hidden_states, *args, **kwargs)
 
 
 def cut_config(config: Any, layers: int) -> dict[str, Any]:

@@ -123,6 +123,11 @@ class ElasticEncoder(SentenceTransformer):
         return int(dims)
 
     @property
+    def hidden(self) -> int:
+        """Number of dims of a token state, which later modules may turn into another width."""
+        return int(self[0].get_embedding_dimension())
+
+    @property
     def size(self) -> Size:
         """The size that is used when none is asked for: the full size, or the one that was loaded."""
         return self._size or Size(self.depth, self.width)
@@ -229,23 +234,69 @@ class ElasticEncoder(SentenceTransformer):
         dict
             layer → float [batch, width], in ascending order of layers.
         """
-        deepest = max(layers)
-        states = self._states(features, deepest)
-        return {n: self._finish({**features, "token_embeddings": states[n]}, n) for n in sorted(set(layers))}
+        states = self.token_states(features, layers)
+        return {n: self.pooled(features, state, n) for n, state in states.items()}
 
-    def _states(self, features: dict[str, Any], deepest: int) -> list[Tensor]:
-        """Return the token states [batch, tokens, hidden] of exits 0 to `deepest`, final norm applied."""
+    def token_states(self, features: dict[str, Any], layers: Sequence[int]) -> dict[int, Tensor]:
+        """Return the state of every token at several exits from one pass, final norm applied.
+
+        Parameters
+        ----------
+        features
+            What `preprocess` gives: tensors [batch, tokens].
+        layers
+            The exits to read; only layers up to the deepest are run. 0 is the embedding output.
+
+        Returns
+        -------
+        dict
+            layer → float [batch, tokens, hidden], in ascending order of layers.
+        """
+        deepest = max(layers)
         noted: list[Tensor] = []
-        layers = list(architectures.layers_of(self.base))
+        own = list(architectures.layers_of(self.base))
         # One layer runs even for exit 0, whose state is the input of that layer.
-        taps = [architectures.Tap(layer, noted) for layer in layers[: max(deepest, 1)]]
-        transformer = _with_model(self[0], architectures.view(self.base, taps))
-        last = transformer(dict(features))["token_embeddings"]
+        taps = [architectures.Tap(layer, noted) for layer in own[: max(deepest, 1)]]
+        last = self.through(taps, features)
         norm = architectures.final_norm_of(self.base)
         inner = noted if norm is None else [norm(state) for state in noted]
-        return [*inner, last]
+        states = [*inner, last]
+        return {n: states[n] for n in sorted(set(layers))}
 
-    def _finish(self, features: dict[str, Any], layers: int) -> Tensor:
+    def through(self, layers: Sequence[nn.Module], features: dict[str, Any]) -> Tensor:
+        """Return the state of every token after the given layers in place of the model's own.
+
+        Embeddings and final norm are the model's. Nothing is replaced in it: see `architectures.view`.
+
+        Parameters
+        ----------
+        layers
+            Layers of the model's architecture, or what stands around them.
+        features
+            What `preprocess` gives: tensors [batch, tokens].
+
+        Returns
+        -------
+        Tensor
+            Float [batch, tokens, hidden].
+        """
+        transformer = _with_model(self[0], architectures.view(self.base, layers))
+        states: Tensor = transformer(dict(features))["token_embeddings"]
+        return states
+
+    def pooled(self, features: dict[str, Any], states: Tensor, layers: int) -> Tensor:
+        """Return the full-width vectors of an exit from its token states: later modules, then its head.
+
+        Parameters
+        ----------
+        features
+            What `preprocess` gives: tensors [batch, tokens].
+        states
+            What `token_states` gives for that exit.
+        layers
+            The exit, whose head is applied if it has one.
+        """
+        features = {**features, "token_embeddings": states}
         for module in self._later_modules():
             features = module(features)
         vectors: Tensor = features["sentence_embedding"]

@@ -115,14 +115,15 @@ def _shallow_config(name: str, size: Size | None, kwargs: dict[str, Any]) -> dic
         return {}
     from transformers import AutoConfig
 
-    folder = _transformer_folder(name, kwargs)
+    folder = transformer_folder(name, kwargs)
     config = AutoConfig.from_pretrained(name, subfolder=folder, **_hub(kwargs, cache="cache_dir"))
     architecture_of(config)
     size.check(config.num_hidden_layers, size.dims)
     return cut_config(config, size.layers)
 
 
-def _transformer_folder(name: str, kwargs: dict[str, Any]) -> str:
+def transformer_folder(name: str, kwargs: dict[str, Any]) -> str:
+    """Return the folder, inside a model's own, of the transformers checkpoint; empty if it is the same."""
     listing = elastic_file(name, "modules.json", kwargs)
     if listing is None:
         return ""

@@ -14,7 +14,17 @@ import matryoshka2d
 from matryoshka2d.cli.app import app
 from tests.cli.conftest import Run
 
-COMMANDS = ("quickstart", "train", "evaluate", "plan", "truncate", "encode", "reproduce", "report")
+COMMANDS = (
+    "quickstart",
+    "pretrain",
+    "train",
+    "evaluate",
+    "plan",
+    "truncate",
+    "encode",
+    "reproduce",
+    "report",
+)
 MODULE = [sys.executable, "-m", "matryoshka2d"]
 SCRIPT = [str(Path(sys.executable).with_name("matryoshka2d"))]
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from matryoshka2d import UserError
 from matryoshka2d.evaluation.intervals import against_size, compare, score_intervals
-from matryoshka2d.evaluation.over_seeds import holm, seed_spread, seed_tests, seeds_can_reject
+from matryoshka2d.evaluation.over_seeds import holm, seed_interval, seed_spread, seed_tests, seeds_can_reject
 from matryoshka2d.evaluation.resampling import (
     Replicates,
     bootstrap_means,
@@ -326,6 +326,23 @@ class TestSeeds:
     def test_spread_over_seeds(self) -> None:
         assert seed_spread(np.array([[1.0], [3.0]])).tolist() == [np.sqrt(2)]
         assert np.isnan(seed_spread(np.ones((1, 2)))).all()
+
+
+def test_an_interval_over_seeds_is_that_of_a_paired_t_test() -> None:
+    random = np.random.default_rng(0)
+    method, other = random.normal(size=(2, 4, 3))
+    expected = stats.ttest_rel(method, other).confidence_interval(0.95)
+    lead, low, high = seed_interval(method, other)
+    np.testing.assert_allclose(lead, (method - other).mean(axis=0))
+    np.testing.assert_allclose((low, high), (expected.low, expected.high))
+
+
+@pytest.mark.parametrize("shapes", [((3, 2), (2, 2)), ((1, 2), (1, 2))])
+def test_an_interval_needs_two_seeds_of_both(
+    shapes: tuple[tuple[int, int], ...],
+) -> None:
+    with pytest.raises(UserError, match="expected the same two or more seeds"):
+        seed_interval(*map(np.zeros, shapes))
 
 
 def test_replicates_name_their_sets() -> None:

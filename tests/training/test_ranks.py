@@ -25,7 +25,8 @@ from matryoshka2d import cli
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.training import ranks
-from matryoshka2d.training.trainer import EpochOfBatches, FullBatchSampler, last_complete_checkpoint
+from matryoshka2d.training.trainer import EpochOfBatches, FullBatchSampler
+from matryoshka2d.training.whole_checkpoints import last_complete_checkpoint
 from tests import tiny
 from tests.losses import assert_same
 from tests.training import small

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.training.trainer import ElasticTrainer, StepOfLoss, last_complete_checkpoint
+from matryoshka2d.training.trainer import ElasticTrainer, StepOfLoss
+from matryoshka2d.training.whole_checkpoints import last_complete_checkpoint
 from tests.training import small
 
 STEPS = 12

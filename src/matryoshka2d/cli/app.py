@@ -9,6 +9,7 @@ from matryoshka2d.cli.encode import encode
 from matryoshka2d.cli.evaluate import evaluate
 from matryoshka2d.cli.export import export
 from matryoshka2d.cli.plan import plan_command
+from matryoshka2d.cli.pretrain import pretrain_command
 from matryoshka2d.cli.quantise import quantise
 from matryoshka2d.cli.quickstart import quickstart
 from matryoshka2d.cli.report import report
@@ -40,6 +41,7 @@ def version(
 
 
 app.command()(quickstart)
+app.command("pretrain")(pretrain_command)
 app.command("train")(train_command)
 app.command()(evaluate)
 app.command("plan")(plan_command)

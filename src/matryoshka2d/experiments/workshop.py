@@ -208,7 +208,7 @@ def _train(shop: Workshop, unit: Unit, folder: Path) -> None:
 def _fit(options: TrainingOptions) -> None:
     """Train, and go on where a killed run left checkpoints."""
     from matryoshka2d.training import train
-    from matryoshka2d.training.trainer import last_complete_checkpoint
+    from matryoshka2d.training.whole_checkpoints import last_complete_checkpoint
 
     unfinished = options.checkpoints and last_complete_checkpoint(options.run_folder) is not None
     train(dataclasses.replace(options, resume=unfinished, overwrite=True), quiet=True)

@@ -60,13 +60,22 @@ def write_model_card(
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def command_of(options: TrainingOptions) -> str:
+def command_of(options: Any, command: str = "train") -> str:
     """Return the command line that repeats a run.
 
+    Parameters
+    ----------
+    options
+        The choices of the run: a dataclass whose fields are the command's flags.
+    command
+        What it is called.
+
+    Examples
+    --------
     >>> command_of(TrainingOptions(data=["a.jsonl"], output="out", seed=1))
     'matryoshka2d train --data a.jsonl --output out --seed 1'
     """
-    words = ["matryoshka2d", "train"]
+    words = ["matryoshka2d", command]
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         default = field.default_factory() if callable(field.default_factory) else field.default

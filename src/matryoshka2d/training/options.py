@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matryoshka2d.choices import check_range as _check_range
+from matryoshka2d.choices import choice as _choice
+from matryoshka2d.choices import read_mapping, turn_to_text
 from matryoshka2d.data.shards import matching
 from matryoshka2d.data.shares import FIXED, MIXES, TEMPERATURE
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import check_free
 
 _BUFFER = 10_000
-
-
-def _choice(default: Any, help: str) -> Any:
-    """Return a dataclass field with its help text; mutable defaults are copied for every instance."""
-    if isinstance(default, (list, dict)):
-        return field(default_factory=default.copy, metadata={"help": help})
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -183,7 +177,7 @@ class TrainingOptions:
     push_to_hub: str | None = _choice(None, "Hub name (owner/name) to upload the result to.")
 
     def __post_init__(self) -> None:
-        self._turn_to_text()
+        turn_to_text(self)
         _check_range("batch_size", self.batch_size, 2, None)
         _check_range("epochs", self.epochs, 0.0, None)
         _check_range("max_length", self.max_length, 2, None)
@@ -204,19 +198,6 @@ class TrainingOptions:
         if self.mix_temperature is not None:
             _check_range("mix_temperature", self.mix_temperature, 1e-3, None)
         self.scores_between()
-
-    def _turn_to_text(self) -> None:
-        """Let paths stand for texts, one path for a list of them, and values for the text of an option."""
-        for choice in fields(self):
-            value = getattr(self, choice.name)
-            if choice.name == "data":
-                paths = [value] if isinstance(value, (str, os.PathLike)) else value
-                value = [os.fspath(path) for path in paths]
-            elif isinstance(value, os.PathLike):
-                value = os.fspath(value)
-            elif isinstance(value, Mapping):
-                value = {str(name): _option_text(item) for name, item in value.items()}
-            object.__setattr__(self, choice.name, value)
 
     def check_ready(self) -> None:
         """Raise a `UserError` unless data and output are named, and the output may be written."""
@@ -321,28 +302,12 @@ class TrainingOptions:
         UserError
             If a key is unknown or a value has the wrong type; `source` is named in the message.
         """
-        known = {f.name: f for f in fields(cls)}
-        clean = {str(key).replace("-", "_"): value for key, value in values.items()}
-        for key in clean:
-            if key not in known:
-                raise UserError(f"{source}: unknown option '{key}'.{did_you_mean(key, known)}")
-        return cls(**{key: _typed(key, str(known[key].type), value, source) for key, value in clean.items()})
+        return read_mapping(cls, values, source)
 
 
 def run_folder_of(output: Path) -> Path:
     """Return the folder of the checkpoints of an output."""
     return output.with_name(f"{output.name}.checkpoints")
-
-
-def _option_text(value: Any) -> str:
-    """Return the value of an option as one writes it on the command line.
-
-    >>> _option_text([8, 16]), _option_text(True)
-    ('8,16', 'true')
-    """
-    if isinstance(value, (list, tuple)):
-        return ",".join(_option_text(item) for item in value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _numbers(option: str, values: Mapping[str, str]) -> dict[str, float]:
@@ -353,44 +318,3 @@ def _numbers(option: str, values: Mapping[str, str]) -> dict[str, float]:
         except ValueError as error:
             raise UserError(f"{option} of '{name}' is '{value}': expected a number, as {name}=2") from error
     return numbers
-
-
-def _check_range(name: str, value: float, low: float, high: float | None) -> None:
-    if value < low or (high is not None and value > high) or not math.isfinite(value):
-        upper = "" if high is None else f" and at most {high}"
-        raise UserError(f"{name} is {value}: expected at least {low}{upper}")
-
-
-_EXPECTED = {
-    "list[str]": "a text or a list of texts",
-    "dict[str, str]": "names and values",
-    "str": "a text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-}
-
-
-def _typed(key: str, annotation: str, value: Any, source: str) -> Any:
-    if value is None and "None" in annotation:
-        return None
-    kind = annotation.split(" | ", maxsplit=1)[0]
-    if kind == "list[str]":
-        texts = value if isinstance(value, list) else [value]
-        if all(isinstance(text, str) for text in texts):
-            return texts
-    elif kind == "dict[str, str]" and isinstance(value, Mapping):
-        return value
-    elif kind == "float" and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        # YAML reads 3e-4 as text.
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    elif (
-        (kind == "int" and isinstance(value, int) and not isinstance(value, bool))
-        or (kind == "bool" and isinstance(value, bool))
-        or (kind == "str" and isinstance(value, (str, int, float)) and not isinstance(value, bool))
-    ):
-        return value if kind != "str" else str(value)
-    raise UserError(f"{source}: option '{key}' is {value!r}: expected {_EXPECTED[kind]}")

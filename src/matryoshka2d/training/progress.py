@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sentence_transformers import SentenceTransformerTrainer
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 
@@ -21,7 +20,7 @@ class LossBar(ProgressCallback):  # type: ignore[misc, unused-ignore]
             self.training_bar.set_postfix(latest, refresh=False)
 
 
-def show_progress(trainer: SentenceTransformerTrainer, quiet: bool) -> None:
+def show_progress(trainer: Trainer, quiet: bool) -> None:
     """Replace the trainer's own reports, which fill a terminal, by one bar, or by nothing."""
     reports: tuple[type[TrainerCallback], ...] = (PrinterCallback, ProgressCallback)
     for report in reports:

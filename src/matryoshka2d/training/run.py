@@ -59,10 +59,10 @@ from matryoshka2d.training.trainer import (
     EpochOfBatches,
     FullBatchSampler,
     StepOfLoss,
-    last_complete_checkpoint,
     release,
 )
 from matryoshka2d.training.weight_types import cast_weights, widen
+from matryoshka2d.training.whole_checkpoints import last_complete_checkpoint
 
 # What a file holds, in the objectives' words: data knows no objectives, and objectives know no files.
 _FORM_OF = {

@@ -21,7 +21,7 @@ from matryoshka2d.training.column_prompts import column_prompts
 from matryoshka2d.training.options import TrainingOptions, run_folder_of
 from matryoshka2d.training.presets import preset_of
 from matryoshka2d.training.teacher import TeacherVectors, teacher_vectors
-from matryoshka2d.training.trainer import last_complete_checkpoint
+from matryoshka2d.training.whole_checkpoints import last_complete_checkpoint
 
 SELF, ORIGINAL, TUNED = "self", "original", "tuned"
 _LABEL = "label"

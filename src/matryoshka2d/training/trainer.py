@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,6 @@ from sentence_transformers import SentenceTransformerTrainer
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from matryoshka2d.data.batching import DistinctRowsBatchSampler, GroupDroppingCollator
 from matryoshka2d.data.mixed_batches import MixedBatchSampler
@@ -21,10 +19,9 @@ from matryoshka2d.data.stream_batches import StreamBatchSampler
 from matryoshka2d.errors import UserError
 from matryoshka2d.gathering import processes
 from matryoshka2d.loss import ElasticLoss
-from matryoshka2d.training import ranks
 from matryoshka2d.training.live_teacher import DrawnRows, LiveTeacher
+from matryoshka2d.training.whole_checkpoints import WholeCheckpoints
 
-_STAGING = "unfinished"
 _TRAINED = "trained.safetensors"
 
 
@@ -45,10 +42,8 @@ class FullBatchSampler(DistinctRowsBatchSampler):
             super().__init__(dataset, batch_size, False, *args, **kwargs)
 
 
-class ElasticTrainer(SentenceTransformerTrainer):
-    """A trainer whose checkpoints are staged under another name and renamed when complete.
-
-    Of several processes each saves its random state, and the first one everything else.
+class ElasticTrainer(WholeCheckpoints, SentenceTransformerTrainer):
+    """A trainer with whole checkpoints that logs the loss of every size.
 
     Parameters
     ----------
@@ -100,32 +95,6 @@ class ElasticTrainer(SentenceTransformerTrainer):
         by_size = losses_by_size(self.loss) if "loss" in logs else {}
         super().log({**logs, **by_size}, start_time)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        run = Path(self.args.output_dir)
-        staging = run / _STAGING
-        with ranks.first_alone() as writes:
-            if writes:
-                shutil.rmtree(staging, ignore_errors=True)
-        name = f"checkpoint-{self.state.global_step}"
-        # The state is written together with the checkpoint: it must name the best one by its final path.
-        self.state.best_model_checkpoint = self._best(run)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self.args.output_dir = str(staging)
-        try:
-            super()._save_checkpoint(model, trial)
-            self.state.best_model_checkpoint = self._best(run)
-            if ranks.is_first():
-                self.state.save_to_json(str(staging / name / "trainer_state.json"))
-        finally:
-            self.args.output_dir = str(run)
-            self.args.save_total_limit = limit
-        ranks.wait()
-        with ranks.first_alone() as writes:
-            if writes:
-                shutil.rmtree(run / name, ignore_errors=True)
-                (staging / name).rename(run / name)
-                rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=self._best(run))
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Write the whole model, or beside frozen weights only what is trained."""
         if all(parameter.requires_grad for parameter in self.model.parameters()):
@@ -149,10 +118,6 @@ class ElasticTrainer(SentenceTransformerTrainer):
                 "options that the run was started with"
             )
 
-    def _best(self, run: Path) -> str | None:
-        step = self.state.best_global_step
-        return str(run / f"checkpoint-{step}") if step else None
-
 
 def release(model: nn.Module, trainer: SentenceTransformerTrainer) -> None:
     """Take off what mixed precision put around `forward`: from now on the model computes as it is saved."""
@@ -171,11 +136,6 @@ def losses_by_size(loss: nn.Module | Mapping[str, nn.Module]) -> dict[str, float
         for dataset, one in loss.items()
         for name, value in losses_by_size(one).items()
     }
-
-
-def last_complete_checkpoint(run: Path) -> str | None:
-    """Return the newest complete checkpoint of a run, or None; unfinished ones are not looked at."""
-    return get_last_checkpoint(str(run)) if run.is_dir() else None
 
 
 class StepOfLoss(TrainerCallback):
