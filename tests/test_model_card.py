@@ -185,6 +185,17 @@ CHOICES: dict[str, dict[str, Any]] = {
         "cross_exit": 0.5,
         "mini_batch_tokens": 4096,
     },
+    "streams": {
+        "data": ["a.csv", "b.csv"],
+        "streaming": True,
+        "shuffle_buffer": 500,
+        "rows": {"a": "100", "b": "20"},
+        "max_steps": 7,
+        "score_range": "0,5",
+        "mix": "fixed",
+        "mix_weights": {"a": "2", "b": "1"},
+    },
+    "temperature": {"data": ["a.csv", "b.csv"], "mix": "temperature", "mix_temperature": 3.0},
     "decoder": {
         "lora": True,
         "lora_options": {"rank": "8", "targets": "q_proj,v_proj"},

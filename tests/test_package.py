@@ -119,7 +119,7 @@ GROUND = {"errors", "size", "registry"}
         ("choices", {"errors"}),
         ("precision", {"errors"}),
         ("architectures", {"errors"}),
-        ("objectives", GROUND),
+        ("objectives", GROUND | {"caching"}),
         ("strategies", GROUND | {"objectives"}),
         ("data", {"errors"}),
         ("caching", set()),

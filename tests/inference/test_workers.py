@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 
+import numpy as np
 import pytest
+
+from matryoshka2d.inference.tokens import Tokens
+from matryoshka2d.inference.workers import Workers
 
 ENDS = """
 import sys, threading, time
@@ -27,3 +33,45 @@ def test_python_ends_well(model: str, state: str) -> None:
         [sys.executable, "-c", ENDS, model, state], capture_output=True, text=True, check=False, timeout=300
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+class SlowRunner:
+    """Takes a moment for every batch and counts them."""
+
+    name, precision, device, budget, waste = "slow", "fp32", "cpu", 8, None
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def run(self, tokens: Tokens, layers: int) -> np.ndarray:
+        self.batches += 1
+        time.sleep(0.05)
+        return np.zeros((len(tokens), 4), dtype=np.float32)
+
+    def memory(self) -> dict[int, int]:
+        return {}
+
+
+def test_a_caller_that_goes_on_does_not_keep_the_threads_from_ending() -> None:
+    runner = SlowRunner()
+    workers = Workers(runner, threads=2, cores=1)
+    tokens = Tokens(np.arange(4), np.array([4]))
+    futures = []
+    ended = threading.Event()
+
+    def call() -> None:
+        while not ended.is_set():
+            futures.append(workers.submit(tokens, 1))
+            time.sleep(0.001)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    time.sleep(0.1)
+    workers.join()
+    done = runner.batches
+    time.sleep(0.2)
+    ended.set()
+    caller.join()
+    assert not any(thread.is_alive() for thread in workers._threads)
+    assert runner.batches == done
+    assert futures[-1].cancelled()

@@ -95,11 +95,14 @@ class Workers:
         torch.set_num_threads(before)
 
     def submit(self, tokens: Tokens, layers: int, *, shared: bool = False) -> Future[Vectors]:
-        """Queue a batch and return the promise of float32 [texts, width]."""
+        """Queue a batch; return the promise of float32 [texts, width], which is cancelled after `close`."""
         job = Job(tokens, layers, shared)
         with self._changed:
-            self._jobs.append(job)
-            self._changed.notify()
+            if self._closed:
+                job.future.cancel()
+            else:
+                self._jobs.append(job)
+                self._changed.notify()
         return job.future
 
     def close(self) -> None:
@@ -110,10 +113,11 @@ class Workers:
 
     def join(self) -> None:
         """Close, drop what is not begun, and wait for the threads to end."""
+        # Closed first: a caller that is still at work would fill the queue again.
+        self.close()
         with self._changed:
             while self._jobs:
                 self._jobs.popleft().future.cancel()
-        self.close()
         for thread in self._threads:
             thread.join(_PATIENCE)
 
