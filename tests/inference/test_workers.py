@@ -30,7 +30,11 @@ print("done", flush=True)
 @pytest.mark.parametrize("state", ["idle", "busy"])
 def test_python_ends_well(model: str, state: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", ENDS, model, state], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-X", "faulthandler", "-c", ENDS, model, state],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
