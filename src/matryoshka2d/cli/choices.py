@@ -13,6 +13,7 @@ import typer
 from matryoshka2d.choices import read_mapping
 from matryoshka2d.cli.common import Json, Quiet, pairs
 from matryoshka2d.errors import UserError
+from matryoshka2d.yaml_files import read_yaml
 
 T = TypeVar("T")
 
@@ -72,14 +73,7 @@ def _options(made: type[T], name: str, config: Path | None, given: dict[str, Any
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise UserError(f"config {path} does not exist: expected a YAML file of options")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path} is not YAML: {error}") from error
+    content = read_yaml(path, "config", "a YAML file of options")
     if not isinstance(content, dict):
         raise UserError(f"config {path} holds no options: expected lines such as 'epochs: 1'")
     return {str(key).replace("-", "_"): value for key, value in content.items()}

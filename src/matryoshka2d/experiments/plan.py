@@ -12,6 +12,7 @@ from typing import Any
 
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.size import Size, parse_sizes
+from matryoshka2d.yaml_files import read_yaml
 
 KINDS = ("train", "untouched", "separate", "sentence-transformers", "cut", "average")
 """How a method makes its models; see `Method.kind`."""
@@ -249,15 +250,8 @@ def read_plan(path: str | Path) -> Plan:
     UserError
         One line that names what is unknown, missing or of the wrong form.
     """
-    import yaml
-
     file = Path(path)
-    if not file.is_file():
-        raise UserError(f"plan {file} does not exist: expected a YAML file such as plans/tier1.yaml")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"plan {file} is not YAML: {error}") from error
+    content = read_yaml(file, "plan", "a YAML file such as plans/tier1.yaml")
     return plan_of(content, file.stem, str(file))
 
 

@@ -29,10 +29,10 @@ from matryoshka2d.pretraining.vocabulary import check_predicts_masked, load_head
 from matryoshka2d.size import Size, parse_sizes
 from matryoshka2d.strategies.starbucks import default_pairs
 from matryoshka2d.training import ranks
-from matryoshka2d.training.memory import is_out_of_memory
+from matryoshka2d.training.guarded import run_guarded
 from matryoshka2d.training.progress import show_progress
 from matryoshka2d.training.settings import training_settings
-from matryoshka2d.training.trackers import close_logs, drop_logs_of_nothing, keep_logs, trackers
+from matryoshka2d.training.trackers import keep_logs, trackers
 from matryoshka2d.training.weight_types import cast_weights, widen
 from matryoshka2d.training.whole_checkpoints import last_complete_checkpoint
 
@@ -98,7 +98,11 @@ def pretrain(
     with training_settings(encoder, options.max_length, on_cpu, options.dropout):
         objective = MaskedAutoencoding(encoder, head, Decoder(encoder), sizes).to(encoder.device)
         trainer = _trainer(objective, texts, options, precision, quiet)
-        _run(trainer, options, checkpoint)
+        advice = (
+            f"out of memory with batch size {options.batch_size}: lower --predictions, --batch-size or "
+            f"--max-length"
+        )
+        run_guarded(trainer, options.run_folder, checkpoint, advice)
     cast_weights(encoder, dtype)
     encoder.eval()
     _write(encoder, sizes, options, trainer.state.global_step)
@@ -186,25 +190,6 @@ def _arguments(
     # Of several GPUs one is used: the trainer would split batches among threads, and their losses with them.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _run(trainer: PretrainingTrainer, options: PretrainingOptions, checkpoint: str | None) -> None:
-    # The trainer makes its folder at once; a mistake that shows at the first step leaves nothing behind.
-    if options.run_folder.is_dir() and not any(options.run_folder.iterdir()):
-        options.run_folder.rmdir()
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(
-            f"out of memory with batch size {options.batch_size}: lower --predictions, --batch-size or "
-            f"--max-length"
-        ) from error
-    finally:
-        if checkpoint is None and trainer.state.global_step == 0:
-            close_logs(trainer.callback_handler.callbacks)
-            drop_logs_of_nothing(options.run_folder)
 
 
 def _write(encoder: ElasticEncoder, sizes: tuple[Size, ...], options: PretrainingOptions, steps: int) -> None:

@@ -36,26 +36,47 @@ def write_model_card(
     steps
         How many steps were trained.
     """
-    front = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
-        "tags": ["sentence-transformers", "matryoshka", "matryoshka2d", "feature-extraction"],
-        **base_model(options.model),
-    }
-    template = Environment(loader=PackageLoader("matryoshka2d", "templates"), autoescape=False).get_template(
-        "model_card.md.j2"
-    )
-    text = template.render(
-        front=yaml.safe_dump(front, sort_keys=False).strip(),
+    write_card(
+        folder,
+        "model_card.md.j2",
+        options.model,
         name=Path(options.output).name,
-        base=options.model,
         full=encoder.size,
         half=f"{max(1, encoder.depth // 2)}x{encoder.width // 3 or 1}",
         strategy=options.strategy,
         grid=markdown_table(dev) if dev else "",
         command=command_of(options),
         steps=steps,
-        version=__version__,
+    )
+
+
+def write_card(folder: Path, template: str, base: str, **values: Any) -> None:
+    """Write README.md from one of the package's templates.
+
+    Parameters
+    ----------
+    folder
+        The model's folder.
+    template
+        File name of the template.
+    base
+        What the model was made from.
+    **values
+        What else the template shows.
+    """
+    front = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "matryoshka", "matryoshka2d", "feature-extraction"],
+        **base_model(base),
+    }
+    loader = PackageLoader("matryoshka2d", "templates")
+    text = (
+        Environment(loader=loader, autoescape=False)
+        .get_template(template)
+        .render(
+            front=yaml.safe_dump(front, sort_keys=False).strip(), base=base, version=__version__, **values
+        )
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 

@@ -32,9 +32,10 @@ from matryoshka2d.strategies.cross_exit import check_cross_exit
 from matryoshka2d.training import learning_rates, ranks
 from matryoshka2d.training.column_prompts import column_prompts
 from matryoshka2d.training.dev import DevGrid, dev_grid
+from matryoshka2d.training.guarded import run_guarded
 from matryoshka2d.training.live_teacher import LiveTeacher
 from matryoshka2d.training.lora import add_adapters, make_lora, merge_adapters, target_layers
-from matryoshka2d.training.memory import is_out_of_memory, what_lowers_memory
+from matryoshka2d.training.memory import what_lowers_memory
 from matryoshka2d.training.model_card import write_model_card
 from matryoshka2d.training.options import TrainingOptions, run_folder_of
 from matryoshka2d.training.presets import preset_of
@@ -52,7 +53,7 @@ from matryoshka2d.training.teaching import (
     teacher_name,
     with_teacher,
 )
-from matryoshka2d.training.trackers import close_logs, drop_logs_of_nothing, keep_logs, trackers
+from matryoshka2d.training.trackers import keep_logs, trackers
 from matryoshka2d.training.trained_sizes import check_reads_the_text, trained_sizes
 from matryoshka2d.training.trainer import (
     ElasticTrainer,
@@ -142,7 +143,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
             add_adapters(encoder, make_lora(options.lora_options), seed=options.seed)
         feed = _in_memory(datasets, shares) if stream is None else _streamed(stream, teachers)
         trainer = _trainer(encoder, losses, feed, options, precision, dev, prompts, quiet)
-        _run(trainer, options, checkpoint)
+        run_guarded(trainer, options.run_folder, checkpoint, what_lowers_memory(options))
         release(encoder, trainer)
         if options.lora:
             merge_adapters(encoder)
@@ -372,22 +373,6 @@ def _arguments(
 def _share(share: float) -> float:
     """Return a share of all steps as the trainer reads it: to it, 1.0 is one step."""
     return min(share, 1 - 1e-9)
-
-
-def _run(trainer: ElasticTrainer, options: TrainingOptions, checkpoint: str | None) -> None:
-    # The trainer makes its folder at once; a mistake that shows at the first step leaves nothing behind.
-    if ranks.is_first() and options.run_folder.is_dir() and not any(options.run_folder.iterdir()):
-        options.run_folder.rmdir()
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(what_lowers_memory(options)) from error
-    finally:
-        if ranks.is_first() and checkpoint is None and trainer.state.global_step == 0:
-            close_logs(trainer.callback_handler.callbacks)
-            drop_logs_of_nothing(options.run_folder)
 
 
 def _finish(
