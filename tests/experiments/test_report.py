@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from html.parser import HTMLParser
@@ -11,9 +12,18 @@ import numpy as np
 import pytest
 
 from matryoshka2d import UserError
-from matryoshka2d.experiments.comparisons import Place, places, replicates_of, runs_at
+from matryoshka2d.evaluation.resampling import bootstrap_means, bootstrap_spearman
+from matryoshka2d.experiments.comparisons import Bootstrap, Place, places, runs_at
+from matryoshka2d.experiments.replicates import RESAMPLES as RESAMPLES_PUBLISHED
+from matryoshka2d.experiments.replicates import has_replicates, replicates_of_run
 from matryoshka2d.experiments.report import write_joint_page, write_results_report
-from matryoshka2d.experiments.results import STATISTICS_FILE, read_json, read_results
+from matryoshka2d.experiments.results import (
+    STATISTICS_FILE,
+    read_json,
+    read_results,
+    read_scores,
+    scores_file,
+)
 from tests.experiments.conftest import Ran
 
 RESAMPLES = 50
@@ -43,7 +53,7 @@ def test_runs_of_one_place_are_joined_over_seeds_and_sizes(ran: Ran) -> None:
 def test_resampled_scores_are_those_of_the_grids(ran: Ran) -> None:
     runs = runs_at(read_results(ran.request.results), Place("tiny", "toy", "sts"))
     for name in ("ours", "separate"):
-        got, _ = replicates_of(runs[name], "sts", ran.request.runs, RESAMPLES).of()
+        got, _ = Bootstrap(ran.request.results, ran.request.runs, RESAMPLES).of(runs[name], "sts").of()
         expected = [list(grid.values().values()) for grid in runs[name].grids]
         np.testing.assert_allclose(got, expected, atol=0.3)
 
@@ -104,17 +114,46 @@ def test_the_html_page_needs_nothing_else(reported: Path) -> None:
     assert "http" not in re.sub(r"base64,[^\"]+", "", text)
 
 
-def test_a_clone_without_the_scores_keeps_the_intervals(reported: Path, tmp_path: Path) -> None:
+def test_a_clone_without_the_scores_says_the_same(reported: Path, tmp_path: Path) -> None:
     clone = tmp_path / "toy"
     shutil.copytree(reported, clone)
     before = read_json(clone / STATISTICS_FILE), (clone / "README.md").read_text()
+    (clone / STATISTICS_FILE).unlink()
     write_results_report(clone, runs=tmp_path / "nothing", resamples=RESAMPLES)
     assert (read_json(clone / STATISTICS_FILE), (clone / "README.md").read_text()) == before
 
 
-def test_without_scores_and_statistics_the_means_are_still_shown(ran: Ran, tmp_path: Path) -> None:
+def test_more_resamples_than_were_published_need_the_scores(reported: Path, tmp_path: Path) -> None:
+    result = next(one for one in read_results(reported) if one.method == "ours")
+    nothing = tmp_path / "nothing"
+    assert has_replicates(result, reported, nothing)
+    assert not has_replicates(result, reported, nothing, RESAMPLES_PUBLISHED + 1)
+    with pytest.raises(UserError, match=r"ours-\d\.json are not in .*nothing: run `matryoshka2d reproduce`"):
+        replicates_of_run(result, "sts", reported, nothing, RESAMPLES_PUBLISHED + 1)
+
+
+def test_replicates_of_an_earlier_run_of_the_same_name_do_not_count(reported: Path, tmp_path: Path) -> None:
+    result = next(one for one in read_results(reported) if one.method == "ours")
+    other = dataclasses.replace(result, key="0" * 16)
+    assert not has_replicates(other, reported, tmp_path / "nothing")
+
+
+def test_published_replicates_are_the_bootstrap_of_the_scores(ran: Ran) -> None:
+    result = next(one for one in read_results(ran.request.results) if one.method == "ours")
+    path = scores_file(ran.request.runs, result.key)
+    for task, bootstrap in (("sts", bootstrap_spearman), ("beir", lambda s, _, **c: bootstrap_means(s, **c))):
+        score, draws = bootstrap(*read_scores(path, task), resamples=RESAMPLES).of()
+        kept = replicates_of_run(result, task, ran.request.results, ran.request.runs, RESAMPLES).of()
+        np.testing.assert_allclose(kept[0], score, rtol=1e-12)
+        rounding = (
+            2.0**-11 * np.abs(draws - score) + 1e-6
+        )  # of the distance from the score, to half precision
+        assert (np.abs(kept[1] - draws) <= rounding).all()
+
+
+def test_without_replicates_the_means_are_still_shown(ran: Ran, tmp_path: Path) -> None:
     folder = tmp_path / "toy"
-    shutil.copytree(ran.request.results, folder)
+    shutil.copytree(ran.request.results, folder, ignore=shutil.ignore_patterns("*.npz"))
     write_results_report(folder, runs=tmp_path / "nothing", resamples=RESAMPLES)
     page = (folder / "README.md").read_text()
     assert "not compared" in page

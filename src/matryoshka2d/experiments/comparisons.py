@@ -13,15 +13,11 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation import Grid
 from matryoshka2d.evaluation.intervals import MARGIN, Intervals, compare, score_intervals, share_of
 from matryoshka2d.evaluation.over_seeds import seed_spread, seed_tests
-from matryoshka2d.evaluation.resampling import Replicates, bootstrap_means, bootstrap_spearman
-from matryoshka2d.experiments.keys import key_of
-from matryoshka2d.experiments.measuring import STS
+from matryoshka2d.evaluation.resampling import Replicates
 from matryoshka2d.experiments.plan import KEEPS
-from matryoshka2d.experiments.results import Result, read_scores, scores_file
-from matryoshka2d.files import staged_file
+from matryoshka2d.experiments.replicates import RESAMPLES, has_replicates, joined, replicates_of_run
+from matryoshka2d.experiments.results import Result
 from matryoshka2d.size import Size, parse_sizes
-
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -59,11 +55,6 @@ class Runs:
     sizes: tuple[Size, ...]
     grids: tuple[Grid, ...]
     parts: tuple[tuple[Result, ...], ...]
-
-    @property
-    def key(self) -> str:
-        """Of everything that these runs were made and measured with."""
-        return key_of([[result.key for result in part] for part in self.parts])
 
     def mean_grid(self) -> Grid:
         """Return the means over seeds."""
@@ -130,51 +121,36 @@ def _joined(part: Sequence[Result], task: str, method: str) -> Grid:
 # --- resampling ----------------------------------------------------------------------------------------
 
 
-def has_scores(runs: Runs, cache: str | Path) -> bool:
-    """Return whether the scores of each pair are there for all of a method's runs."""
-    return all(scores_file(cache, r.key).is_file() for part in runs.parts for r in part)
+@dataclass(frozen=True)
+class Bootstrap:
+    """Where replicates come from.
 
-
-def replicates_of(runs: Runs, task: str, cache: str | Path, resamples: int = RESAMPLES) -> Replicates:
-    """Return the resampled scores of a method's runs; they are kept beside the scores.
-
-    Raises
-    ------
-    UserError
-        If the scores of a run are not there any more.
+    Parameters
+    ----------
+    folder
+        The results of the plan: see `matryoshka2d.experiments.replicates`.
+    cache
+        Where `reproduce` keeps the score of every pair.
+    resamples
+        As in `bootstrap_spearman`.
     """
-    if not has_scores(runs, cache):
-        raise UserError(f"the scores of {runs.method} are not in {cache}: run `matryoshka2d reproduce` again")
-    path = Path(cache) / "replicates" / f"{key_of(runs.key, task, resamples)}.npz"
-    if not path.is_file():
-        made = _resample(runs, task, cache, resamples)
-        arrays = {f"scores/{name}": made.scores[name] for name in made.sets}
-        arrays |= {f"draws/{name}": made.draws[name].astype(np.float32) for name in made.sets}
-        with staged_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-    with np.load(path) as kept:
-        names = [name.removeprefix("scores/") for name in kept.files if name.startswith("scores/")]
-        return Replicates(
-            {name: kept[f"scores/{name}"] for name in names},
-            {name: kept[f"draws/{name}"].astype(np.float64) for name in names},
+
+    folder: str | Path
+    cache: str | Path
+    resamples: int = RESAMPLES
+
+    def has(self, runs: Runs) -> bool:
+        """Return whether the replicates of a method's runs are there, or can be made."""
+        return all(
+            has_replicates(r, self.folder, self.cache, self.resamples) for part in runs.parts for r in part
         )
 
-
-def _resample(runs: Runs, task: str, cache: str | Path, resamples: int) -> Replicates:
-    tables: dict[str, list[Any]] = {}
-    gold: dict[str, Any] = {}
-    for part in runs.parts:
-        columns: dict[str, list[Any]] = {}
-        for result in part:
-            scores, gold = read_scores(scores_file(cache, result.key), task)
-            for name, values in scores.items():
-                columns.setdefault(name, []).append(values)
-        for name, blocks in columns.items():
-            tables.setdefault(name, []).append(np.concatenate(blocks, axis=1))
-    stacked = {name: np.stack(seeds) for name, seeds in tables.items()}
-    if task == STS:
-        return bootstrap_spearman(stacked, gold, resamples=resamples)
-    return bootstrap_means(stacked, resamples=resamples)
+    def of(self, runs: Runs, task: str) -> Replicates:
+        """Return the replicates of a method: seeds x sizes, means over the sets of a task."""
+        return joined(
+            [replicates_of_run(r, task, self.folder, self.cache, self.resamples) for r in part]
+            for part in runs.parts
+        )
 
 
 # --- what a report reads -------------------------------------------------------------------------------
@@ -288,14 +264,9 @@ def _tests(left: Replicates, right: Replicates, paired: bool) -> dict[str, Any] 
 
 
 def statistics_of(
-    facts: Mapping[str, Any],
-    results: Sequence[Result],
-    cache: str | Path,
-    *,
-    resamples: int = RESAMPLES,
-    earlier: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any], results: Sequence[Result], bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """Return what a report reads: scores, comparisons and claims with intervals, as JSON values.
+    """Return what a report reads: scores, comparisons and claims with intervals.
 
     Parameters
     ----------
@@ -303,24 +274,13 @@ def statistics_of(
         What `plan.json` holds.
     results
         The results of the plan.
-    cache
-        Where `reproduce` kept the scores of each pair.
-    resamples
-        As in `bootstrap_spearman`.
-    earlier
-        What this function gave before: entries whose runs have not changed are kept where the scores of
-        each pair are gone, as in a fresh clone.
+    bootstrap
+        Where their replicates come from; runs that have none have scores without intervals.
     """
-    known = {
-        (entry["place"], kind, entry_key(one)): one
-        for entry in (earlier or {}).get("places", [])
-        for kind in ("methods", "comparisons", "claims")
-        for one in entry[kind]
-    }
     found = []
     for place in places(results):
         runs = runs_at(results, place)
-        bench = _Bench(place, runs, cache, resamples, known)
+        bench = _Bench(place.task, runs, bootstrap)
         comparisons = [pair for pair in facts["compare"] if pair[0] in runs and pair[1] in runs]
         claims = [
             c for c in facts["claims"] if c["task"] == place.task and {c["method"], c["other"]} <= set(runs)
@@ -336,47 +296,29 @@ def statistics_of(
                 "claims": [bench.claim(claim) for claim in claims],
             }
         )
-    return {"resamples": resamples, "margin": MARGIN, "places": found}
+    return {"resamples": bootstrap.resamples, "margin": MARGIN, "places": found}
 
 
-def entry_key(entry: Mapping[str, Any]) -> str:
-    """Return what tells the entries of one kind apart, the runs that they were made from included."""
-    return key_of([entry.get(name) for name in ("key", "method", "other", "text", "verdict", "sizes_asked")])
-
-
-@dataclass(frozen=True)
 class _Bench:
-    """Makes the entries of one place, or finds them among those made before."""
+    """Makes the entries of one place; every method is read once."""
 
-    place: Place
-    runs: Mapping[str, Runs]
-    cache: str | Path
-    resamples: int
-    known: Mapping[tuple[str, str, str], Any]
+    def __init__(self, task: str, runs: Mapping[str, Runs], bootstrap: Bootstrap) -> None:
+        self.runs = runs
+        self.replicates = {name: bootstrap.of(own, task) for name, own in runs.items() if bootstrap.has(own)}
 
     def scores(self, runs: Runs) -> dict[str, Any]:
-        entry = {"key": key_of(runs.key, self.resamples), "method": runs.method}
-        if has_scores(runs, self.cache):
-            return {**entry, **scores_of(runs, self._replicates(runs))}
-        return self._known("methods", entry) or {**entry, **scores_of(runs, None)}
+        return {"method": runs.method, **scores_of(runs, self.replicates.get(runs.method))}
 
     def comparison(self, method: str, other: str) -> dict[str, Any]:
-        one, two = self.runs[method], self.runs[other]
-        entry = {"key": key_of(one.key, two.key, self.resamples), "method": method, "other": other}
-        if has_scores(one, self.cache) and has_scores(two, self.cache):
-            return {**entry, **comparison_of(one, two, (self._replicates(one), self._replicates(two)))}
-        return self._known("comparisons", entry) or {**entry, "missing": True}
+        if not {method, other} <= set(self.replicates):
+            return {"method": method, "other": other, "missing": True}
+        return comparison_of(self.runs[method], self.runs[other], self._both(method, other))
 
     def claim(self, claim: Mapping[str, Any]) -> dict[str, Any]:
-        one, two = self.runs[claim["method"]], self.runs[claim["other"]]
-        asked = {**claim, "sizes_asked": claim["sizes"]}
-        entry = {"key": key_of(one.key, two.key, self.resamples), **asked}
-        if has_scores(one, self.cache) and has_scores(two, self.cache):
-            return {**entry, **claim_of(claim, one, two, (self._replicates(one), self._replicates(two)))}
-        return self._known("claims", entry) or {**entry, "missing": True}
+        method, other = claim["method"], claim["other"]
+        if not {method, other} <= set(self.replicates):
+            return {**claim, "missing": True}
+        return claim_of(claim, self.runs[method], self.runs[other], self._both(method, other))
 
-    def _replicates(self, runs: Runs) -> Replicates:
-        return replicates_of(runs, self.place.task, self.cache, self.resamples)
-
-    def _known(self, kind: str, entry: Mapping[str, Any]) -> Any:
-        return self.known.get((str(self.place), kind, entry_key(entry)))
+    def _both(self, method: str, other: str) -> tuple[Replicates, Replicates]:
+        return self.replicates[method], self.replicates[other]

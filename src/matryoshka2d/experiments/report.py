@@ -11,7 +11,8 @@ from typing import Any
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation import Grid
-from matryoshka2d.experiments.comparisons import RESAMPLES, Place, Runs, runs_at, statistics_of
+from matryoshka2d.experiments.comparisons import Bootstrap, Place, Runs, runs_at, statistics_of
+from matryoshka2d.experiments.replicates import RESAMPLES
 from matryoshka2d.experiments.results import (
     CHOICE_FILE,
     PLAN_FILE,
@@ -77,8 +78,8 @@ def write_results_report(
     folder
         The results of one plan, as `reproduce` wrote them.
     runs
-        Where `reproduce` kept the scores of each pair. Where they are gone, the intervals of the last report
-        are kept for runs that have not changed.
+        Where `reproduce` kept the score of each pair: needed for more resamples than are kept beside the
+        results.
     resamples
         As in `bootstrap_spearman`.
 
@@ -111,9 +112,7 @@ def results_page(
         raise UserError(f"{root} holds no results of a plan: expected the folder that `reproduce` wrote")
     known = set(facts["methods"])
     results = [result for result in read_results(root) if result.method in known]
-    statistics = statistics_of(
-        facts, results, runs, resamples=resamples, earlier=read_json(root / STATISTICS_FILE)
-    )
+    statistics = statistics_of(facts, results, Bootstrap(root, runs, resamples))
     sections: list[Section] = []
     pictures: dict[str, Any] = {}
     for entry in statistics["places"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,11 @@ class Result:
     grids: Mapping[str, Grid]
     facts: Mapping[str, Any]
 
+    @property
+    def file(self) -> str:
+        """The name of its file inside the folder of the plan's results."""
+        return result_file(self.method, self.size, self.seed, self.backbone, self.data)
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         own = {name: getattr(self, name) for name in ("method", "backbone", "data", "seed", "size", "key")}
@@ -58,6 +64,17 @@ class Result:
         grids = {task: Grid.from_dict(grid) for task, grid in rest.pop("tasks").items()}
         own = {name: rest.pop(name) for name in ("method", "backbone", "data", "seed", "size", "key")}
         return cls(**own, grids=grids, facts=rest)
+
+
+def result_file(method: str, size: str, seed: int, backbone: str, data: str) -> str:
+    """Return the name of a run's result inside the folder of the plan's results.
+
+    >>> result_file("separate", "1x32", 0, "minilm", "nli")
+    'minilm/nli/separate-1x32-0.json'
+    """
+    name = "-".join([method, *([size] if size else []), str(seed)])
+    parts = (re.sub(r"[^\w.+-]+", "-", part) for part in (backbone, data, name) if part)
+    return "/".join(parts) + ".json"
 
 
 def read_result(path: Path) -> Result:

@@ -28,6 +28,7 @@ from matryoshka2d.experiments.measuring import (
     sets_key,
 )
 from matryoshka2d.experiments.plan import Method, Plan
+from matryoshka2d.experiments.replicates import has_replicates, keep_replicates
 from matryoshka2d.experiments.results import (
     CHOICE_FILE,
     PLAN_FILE,
@@ -167,11 +168,12 @@ class Bench:
         return key_of("result", self.shop.key(unit), sizes, cut, fit, chance, self.tests_key)
 
     def is_done(self, unit: Unit, key: str) -> bool:
-        """Return whether the result of a unit is there, with the scores that statistics read."""
+        """Return whether the result of a unit is there, with what intervals are read from."""
         path = self.request.results / unit.file
-        if not path.is_file() or not scores_file(self.request.runs, key).is_file():
+        if not path.is_file():
             return False
-        return read_result(path).key == key
+        result = read_result(path)
+        return result.key == key and has_replicates(result, self.request.results, self.request.runs)
 
     def announcement(self, methods: Sequence[Method]) -> str:
         """Return how many runs there are and how long they will take."""
@@ -347,6 +349,7 @@ def _run(task: Task, shop: Workshop) -> Result:
     result = Result(
         unit.method, unit.backbone, unit.data, unit.seed, str(unit.size or ""), task.key, found.grids, facts
     )
+    keep_replicates(result, request.results, request.runs)
     write_json(request.results / unit.file, result.to_dict())
     needed = any(method.name in request.plan.references(other) for other in request.plan.methods.values())
     if not needed and not request.keep_models:

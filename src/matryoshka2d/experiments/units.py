@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.experiments.plan import Method, Plan
+from matryoshka2d.experiments.results import result_file
 from matryoshka2d.size import Size
 
 NO_DATA = ""
@@ -50,9 +50,7 @@ class Unit:
     @property
     def file(self) -> str:
         """The name of its result inside the folder of the plan's results."""
-        name = "-".join([self.method, *([str(self.size)] if self.size else []), str(self.seed)])
-        parts = (re.sub(r"[^\w.+-]+", "-", part) for part in (self.backbone, self.data, name) if part)
-        return "/".join(parts) + ".json"
+        return result_file(self.method, str(self.size or ""), self.seed, self.backbone, self.data)
 
 
 Chosen = Mapping[tuple[str, str, str, str], Mapping[str, Any]]
