@@ -91,6 +91,11 @@ class TrainingOptions:
         None,
         "Give inner exits a light linear head. Default: yes for all-sizes, no for the published methods.",
     )
+    fit_heads: bool | None = _choice(
+        None,
+        "Start the heads at the linear map from each exit to the full size, fitted on some of the texts, and "
+        "not at the identity. Default: yes for all-sizes, no for the published methods.",
+    )
     pooling: str | None = _choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
     query_prompt: str | None = _choice(
         None,

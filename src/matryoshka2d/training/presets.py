@@ -19,6 +19,8 @@ class Preset:
         Rate of the highest layer, as a share of that of the lowest.
     heads
         Whether inner exits get a linear head.
+    fit_heads
+        Whether the heads start at the map to the full size; see `matryoshka2d.training.head_fit`.
     dropout
         Dropout while training; None leaves what the model has.
     teacher
@@ -28,13 +30,16 @@ class Preset:
     learning_rate: float = 1e-4
     top_share: float = 1.0
     heads: bool = False
+    fit_heads: bool = False
     dropout: float | None = None
     teacher: str | None = None
 
 
 PRESETS: dict[str, Preset] = {
     # Chosen on dev pairs: results/dev-choice.md.
-    "all-sizes": Preset(learning_rate=3e-4, top_share=0.1, heads=True, dropout=0.0, teacher="tuned"),
+    "all-sizes": Preset(
+        learning_rate=3e-4, top_share=0.1, heads=True, fit_heads=True, dropout=0.0, teacher="tuned"
+    ),
     "full": Preset(learning_rate=2e-5),
     "mrl": Preset(learning_rate=2e-5),
 }
@@ -49,7 +54,7 @@ def preset_of(options: TrainingOptions) -> Preset:
     """Return the preset of a run's strategy; adapters take one high rate, at every depth.
 
     >>> preset_of(TrainingOptions(strategy="2dmse"))
-    Preset(learning_rate=0.0001, top_share=1.0, heads=False, dropout=None, teacher=None)
+    Preset(learning_rate=0.0001, top_share=1.0, heads=False, fit_heads=False, dropout=None, teacher=None)
     """
     preset = PRESETS.get(options.strategy, Preset())
     return replace(preset, learning_rate=LORA_RATE, top_share=1.0) if options.lora else preset

@@ -33,6 +33,7 @@ from matryoshka2d.training import learning_rates, ranks
 from matryoshka2d.training.column_prompts import column_prompts
 from matryoshka2d.training.dev import DevGrid, dev_grid
 from matryoshka2d.training.guarded import run_guarded
+from matryoshka2d.training.head_fit import fit_heads, texts_of
 from matryoshka2d.training.live_teacher import LiveTeacher
 from matryoshka2d.training.lora import add_adapters, make_lora, merge_adapters, target_layers
 from matryoshka2d.training.memory import what_lowers_memory
@@ -123,7 +124,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     set_seed(options.seed)
     encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
     dtype = encoder.dtype
-    _prepare(encoder, options, strategy, precision)
+    has_new_heads = _prepare(encoder, options, strategy, precision)
     dev = _dev(encoder, options)
     objectives = _objectives(mixture, named, options)
     losses, datasets, teachers = _losses(encoder, mixture, objectives, strategy, options, quiet)
@@ -138,7 +139,10 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
         name: column_prompts(encoder, form, text_columns(mixture.datasets[name].column_names))
         for name, form in mixture.formats.items()
     }
+    fits = preset_of(options).fit_heads if options.fit_heads is None else options.fit_heads
     with training_settings(encoder, options.max_length, on_cpu, dropout, options.gradient_checkpointing):
+        if fits and has_new_heads and checkpoint is None:
+            fit_heads(encoder, texts_of(mixture, prompts, seed=options.seed))
         if options.lora:
             add_adapters(encoder, make_lora(options.lora_options), seed=options.seed)
         feed = _in_memory(datasets, shares) if stream is None else _streamed(stream, teachers)
@@ -157,7 +161,13 @@ def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
     trackers(options.report_to)
     if options.lora:
         make_lora(options.lora_options)
+    if options.fit_heads and not _has_heads(options):
+        raise UserError("fit_heads without heads: add --heads, or leave it out")
     return objective, make_strategy(options.strategy, **options.strategy_options)
+
+
+def _has_heads(options: TrainingOptions) -> bool:
+    return preset_of(options).heads if options.heads is None else options.heads
 
 
 def _checkpoint(options: TrainingOptions) -> str | None:
@@ -182,7 +192,8 @@ def _dev(encoder: ElasticEncoder, options: TrainingOptions) -> DevGrid | None:
 
 def _prepare(
     encoder: ElasticEncoder, options: TrainingOptions, strategy: Strategy, precision: Precision
-) -> None:
+) -> bool:
+    """Check the model against the run and give it what it lacks; return whether it got new heads."""
     # Sizes that the model lacks are said now, not after a teacher has embedded all texts.
     shape = Shape(encoder.depth, encoder.width)
     strategy.plan(shape, random.Random(options.seed))
@@ -193,8 +204,8 @@ def _prepare(
     if options.lora:
         target_layers(encoder.base, make_lora(options.lora_options).targets)
     check_cross_exit(options.cross_exit, options.strategy, any(size.layers < encoder.depth for size in sizes))
-    heads = preset_of(options).heads if options.heads is None else options.heads
-    if heads and encoder.depth > 1:
+    gets_heads = _has_heads(options) and encoder.depth > 1 and encoder.heads is None
+    if gets_heads:
         encoder.add_heads()
     widen(encoder, frozen=options.lora, precision=precision)
     for side, prompt in (("query", options.query_prompt), ("document", options.document_prompt)):
@@ -205,6 +216,7 @@ def _prepare(
         "sizes": [str(size) for size in sizes],
         "training": {k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
     }
+    return gets_heads
 
 
 def _mixture(options: TrainingOptions) -> Mixture[Any]:
