@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matryoshka2d.pretraining import PretrainingOptions, pretrain
     from matryoshka2d.size import Size, parse_sizes
     from matryoshka2d.strategies import make_strategy
-    from matryoshka2d.training import TrainingOptions, train
+    from matryoshka2d.training import FitOptions, TrainingOptions, fit, train
     from matryoshka2d.vectorizer import ElasticVectorizer
 
 __version__ = "0.1.0"
@@ -30,6 +30,7 @@ _HOMES = {
     "ElasticLoss": "loss",
     "ElasticVectorizer": "vectorizer",
     "Engine": "inference",
+    "FitOptions": "training",
     "Grid": "evaluation",
     "Plan": "planning",
     "PretrainingOptions": "pretraining",
@@ -37,6 +38,7 @@ _HOMES = {
     "TrainingOptions": "training",
     "UserError": "errors",
     "export_model": "export.run",
+    "fit": "training",
     "make_objective": "objectives",
     "make_strategy": "strategies",
     "mteb": "mteb_encoder",
@@ -55,6 +57,7 @@ __all__ = [
     "ElasticLoss",
     "ElasticVectorizer",
     "Engine",
+    "FitOptions",
     "Grid",
     "Plan",
     "PretrainingOptions",
@@ -62,6 +65,7 @@ __all__ = [
     "TrainingOptions",
     "UserError",
     "export_model",
+    "fit",
     "make_objective",
     "make_strategy",
     "mteb",

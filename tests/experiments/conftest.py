@@ -26,6 +26,7 @@ CONTENT: dict[str, Any] = {
     "defaults": {"batch_size": 4},
     "methods": {
         "untouched": {"kind": "untouched"},
+        "fitted": {"kind": "fit"},
         "plain": {"strategy": "full", "learning_rate": 1e-3},
         "separate": {
             "kind": "separate",

@@ -8,6 +8,7 @@ from matryoshka2d.cli.benchmark import benchmark
 from matryoshka2d.cli.encode import encode
 from matryoshka2d.cli.evaluate import evaluate
 from matryoshka2d.cli.export import export
+from matryoshka2d.cli.fit import fit_command
 from matryoshka2d.cli.plan import plan_command
 from matryoshka2d.cli.pretrain import pretrain_command
 from matryoshka2d.cli.quantise import quantise
@@ -41,6 +42,7 @@ def version(
 
 
 app.command()(quickstart)
+app.command("fit")(fit_command)
 app.command("pretrain")(pretrain_command)
 app.command("train")(train_command)
 app.command()(evaluate)

@@ -12,6 +12,7 @@ from matryoshka2d.experiments.plan import Plan
 from matryoshka2d.experiments.results import Result
 from matryoshka2d.experiments.units import Unit, options_of
 from matryoshka2d.experiments.workshop import Workshop
+from matryoshka2d.training.fit_options import FitOptions
 
 _BATCH = 64
 _TEXTS_A_ROW = 3
@@ -58,6 +59,8 @@ class Expectation:
             options = options_of(self.shop.plan, unit)
             epochs = float(options.get("epochs", 1.0))
             spent += rows_of(self.shop, self.shop.plan, unit) * epochs * step * share
+        elif self.shop.plan.methods[unit.method].kind == "fit":
+            spent += FitOptions().texts * text
         return spent
 
     def _rates(self, backbone: str) -> tuple[float, float, int]:

@@ -14,7 +14,7 @@ from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.size import Size, parse_sizes
 from matryoshka2d.yaml_files import read_yaml
 
-KINDS = ("train", "untouched", "separate", "sentence-transformers", "cut", "average")
+KINDS = ("train", "untouched", "fit", "separate", "sentence-transformers", "cut", "average")
 """How a method makes its models; see `Method.kind`."""
 
 TEACHERS = ("self", "original", "tuned")
@@ -111,10 +111,11 @@ class Method:
     name
         How it is shown and named elsewhere in the plan.
     kind
-        ``train`` (any `TrainingOptions`), ``untouched`` (the backbone as it is), ``separate`` (the backbone
-        cut to n layers and trained at d dims, for each of `sizes`), ``sentence-transformers`` (its
-        Matryoshka2dLoss in its own trainer), ``cut`` (a PCA or random cut of another method's model) or
-        ``average`` (the weights of other methods' models averaged).
+        ``train`` (any `TrainingOptions`), ``untouched`` (the backbone as it is), ``fit`` (the backbone with
+        fitted heads and no training), ``separate`` (the backbone cut to n layers and trained at d dims, for
+        each of `sizes`), ``sentence-transformers`` (its Matryoshka2dLoss in its own trainer), ``cut`` (a PCA
+        or random cut of another method's model) or ``average`` (the weights of other methods' models
+        averaged).
     options
         Fields of `TrainingOptions`. ``model`` and ``teacher`` may name a method: its model with the same
         seed, trained first.
@@ -463,10 +464,10 @@ def _check_kind(plan: Plan, method: Method, where: str) -> None:
             raise UserError(f"{where}: a cut is of one method")
     if method.weights and len(method.weights) != len(method.of):
         raise UserError(f"{where}: {len(method.weights)} weights for {len(method.of)} methods")
-    if method.kind in ("train", "separate", "sentence-transformers") and not plan.data:
-        raise UserError(f"{where} is trained, but the plan has no data")
-    if method.kind == "untouched" and method.options:
-        raise UserError(f"{where} is untouched and takes no options")
+    if method.kind in ("train", "fit", "separate", "sentence-transformers") and not plan.data:
+        raise UserError(f"{where} learns from data, but the plan has none")
+    if method.kind in ("untouched", "fit") and method.options:
+        raise UserError(f"{where} is of kind {method.kind} and takes no options")
 
 
 def _check_options(plan: Plan, method: Method, where: str) -> None:

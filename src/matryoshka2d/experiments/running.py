@@ -366,8 +366,10 @@ def _options(plan: Plan, unit: Unit, method: Method) -> dict[str, Any]:
         "loss_options": dict(method.loss_options),
     }
     if method.kind in ("train", "separate", "sentence-transformers"):
+        own |= effective_options(plan, unit)
+    if unit.data:
         data = plan.data[unit.data]
-        own |= {**effective_options(plan, unit), "files": list(data.files), "limit": unit.limit or data.limit}
+        own |= {"files": list(data.files), "limit": unit.limit or data.limit}
     own["backbone"] = dataclasses.asdict(plan.backbones[unit.backbone])
     return {key: value for key, value in own.items() if value not in ("", [], {}, (), None)}
 

@@ -214,6 +214,15 @@ def _fit(options: TrainingOptions) -> None:
     train(dataclasses.replace(options, resume=unfinished, overwrite=True), quiet=True)
 
 
+def _fitted(shop: Workshop, unit: Unit, folder: Path) -> None:
+    """Give the backbone heads that are fitted to its full size; nothing is trained."""
+    from matryoshka2d.training import fit
+
+    whole = shop.training(unit, folder)
+    names = ("model", "pooling", "data", "columns", "limit", "max_length", "seed", "output")
+    fit(**{name: getattr(whole, name) for name in names}, overwrite=True, quiet=True)
+
+
 def _separate(shop: Workshop, unit: Unit, folder: Path) -> None:
     """Cut the backbone to n layers, then train it at d dims alone."""
     from matryoshka2d.encoder import ElasticEncoder
@@ -257,6 +266,7 @@ def _average(shop: Workshop, unit: Unit, folder: Path) -> None:
 
 _MAKERS: dict[str, Callable[[Workshop, Unit, Path], None]] = {
     "train": _train,
+    "fit": _fitted,
     "separate": _separate,
     "sentence-transformers": _sentence_transformers,
     "average": _average,

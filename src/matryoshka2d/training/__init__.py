@@ -1,15 +1,17 @@
-"""Training: options, learning rates by depth, whole checkpoints, and train() itself."""
+"""Training: options, learning rates by depth, whole checkpoints, train(); and fit(), which trains nothing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from matryoshka2d.training.fit_options import FitOptions
 from matryoshka2d.training.options import TrainingOptions
 
 if TYPE_CHECKING:
+    from matryoshka2d.training.fitting import fit
     from matryoshka2d.training.run import train
 
-__all__ = ["TrainingOptions", "train"]
+__all__ = ["FitOptions", "TrainingOptions", "fit", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from matryoshka2d.training.run import train
 
         return train
+    if name == "fit":
+        from matryoshka2d.training.fitting import fit
+
+        return fit
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

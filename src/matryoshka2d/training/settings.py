@@ -57,6 +57,17 @@ def set_checkpointing(base: nn.Module, on: bool) -> None:
 
 
 @contextlib.contextmanager
+def max_length_of(encoder: ElasticEncoder, max_length: int) -> Iterator[None]:
+    """Cut texts at so many tokens, or where the model itself does."""
+    length = encoder.max_seq_length
+    encoder.max_seq_length = min(max_length, length or max_length)
+    try:
+        yield
+    finally:
+        encoder.max_seq_length = length
+
+
+@contextlib.contextmanager
 def training_settings(
     encoder: ElasticEncoder,
     max_length: int,
@@ -68,22 +79,20 @@ def training_settings(
 
     torch's fused attention has no fast backward on CPUs; for up to 256 tokens the plain form is faster.
     """
-    length, config = encoder.max_seq_length, encoder.base.config
     set_attention: Any = encoder.base.set_attn_implementation
-    attention: Any = getattr(config, "_attn_implementation", None)
+    attention: Any = getattr(encoder.base.config, "_attn_implementation", None)
     put_dropout_back = None if dropout is None else set_dropout(encoder.base, dropout)
-    encoder.max_seq_length = min(max_length, length or max_length)
-    if on_cpu and attention == "sdpa" and encoder.max_seq_length <= _SHORT:
-        set_attention("eager")
-    if checkpointing:
-        set_checkpointing(encoder.base, True)
-    try:
-        yield
-    finally:
-        encoder.max_seq_length = length
+    with max_length_of(encoder, max_length):
+        if on_cpu and attention == "sdpa" and (encoder.max_seq_length or max_length) <= _SHORT:
+            set_attention("eager")
         if checkpointing:
-            set_checkpointing(encoder.base, False)
-        if put_dropout_back is not None:
-            put_dropout_back()
-        if attention == "sdpa":
-            set_attention(attention)
+            set_checkpointing(encoder.base, True)
+        try:
+            yield
+        finally:
+            if checkpointing:
+                set_checkpointing(encoder.base, False)
+            if put_dropout_back is not None:
+                put_dropout_back()
+            if attention == "sdpa":
+                set_attention(attention)

@@ -1,0 +1,146 @@
+"""fit(): an elastic model without training, from a finished one, a few thousand texts and least squares.
+
+Every inner exit gets the linear map that brings its vectors nearest to the full size. The model itself is not
+touched: its full size gives the vectors that it gave before, so that indexes stay valid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matryoshka2d.data import Mixture, read_mixture, text_columns
+from matryoshka2d.default_model import resolve_model
+from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.errors import UserError
+from matryoshka2d.files import staged_folder
+from matryoshka2d.size import default_sizes
+from matryoshka2d.training.column_prompts import column_prompts
+from matryoshka2d.training.fit_options import FitOptions
+from matryoshka2d.training.head_fit import Texts, fit_heads, texts_of
+from matryoshka2d.training.model_card import command_of, write_card
+from matryoshka2d.training.settings import max_length_of
+
+_HELD_OUT = 0.1
+
+
+def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: Any) -> ElasticEncoder:
+    """Give the inner exits of a finished model fitted heads, and write it to a folder.
+
+    Parameters
+    ----------
+    options
+        A `FitOptions`; or leave it out and name its fields here. Not both.
+    quiet
+        Whether to keep notes to oneself.
+    **choices
+        Fields of `FitOptions`: ``model``, ``data``, ``output`` …
+
+    Returns
+    -------
+    ElasticEncoder
+        The encoder, as it was written to ``output``. Its ``record["fit"]["nearness"]`` holds, for every exit,
+        the mean cosine to the full size on texts that were left out of the fit, before and after.
+
+    Raises
+    ------
+    UserError
+        If an option, a file, the model or the output is wrong; nothing is written then.
+
+    References
+    ----------
+    Linear maps between the layers of a language model: arXiv 2303.09435 and 2303.08112.
+
+    Examples
+    --------
+    >>> fit(data=["missing.txt"], output="my-model")
+    Traceback (most recent call last):
+    ...
+    matryoshka2d.errors.UserError: ...
+    """
+    if options is not None and choices:
+        raise UserError(f"choices beside options: put {', '.join(choices)} into the FitOptions")
+    options = options or FitOptions(**choices)
+    options.check_ready()
+    mixture = read_mixture(options.data, options.columns or None, options.limit)
+    encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
+    check_can_be_fitted(encoder, options.model)
+    fitted_on, held_out = split(texts_of(mixture, _prompts(encoder, mixture), options.texts, options.seed))
+    count = sum(map(len, fitted_on.values()))
+    if not quiet:
+        print(f"Fitting {encoder.depth - 1} exits of {options.model} on {count} texts", file=sys.stderr)
+    with max_length_of(encoder, options.max_length):
+        before = nearness(encoder, held_out)
+        encoder.add_heads()
+        fit_heads(encoder, fitted_on)
+        after = nearness(encoder, held_out)
+    encoder.record = {
+        **encoder.record,
+        "sizes": [str(size) for size in default_sizes(encoder.depth, encoder.width)],
+        "fit": {
+            **{k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
+            "nearness": {str(n): [round(before[n], 4), round(after[n], 4)] for n in before},
+        },
+    }
+    _write(encoder, options, count)
+    return encoder
+
+
+def check_can_be_fitted(encoder: ElasticEncoder, name: str) -> None:
+    """Raise a `UserError` if the model has no inner exit, or heads already."""
+    if encoder.depth == 1:
+        raise UserError(f"{name} has one layer, so no inner exit: choose a deeper model")
+    if encoder.heads is not None:
+        raise UserError(
+            f"{name} has heads already, trained or fitted: fit the model that it was made from, "
+            "or train it further with `matryoshka2d train`"
+        )
+
+
+def split(texts: Texts) -> tuple[Texts, Texts]:
+    """Return the texts to fit to, and a tenth that is left out to judge by.
+
+    >>> split({"": ["a", "b", "c"]})
+    ({'': ['a', 'b']}, {'': ['c']})
+    """
+    fitted, held = {}, {}
+    for prompt, some in texts.items():
+        out = max(1, round(_HELD_OUT * len(some))) if len(some) > 1 else 0
+        fitted[prompt], held[prompt] = some[: len(some) - out], some[len(some) - out :]
+    return fitted, held if any(held.values()) else fitted
+
+
+def nearness(encoder: ElasticEncoder, texts: Texts) -> dict[int, float]:
+    """Return inner exit → mean cosine of its vectors to those of the full size."""
+    passes = [encoder.exits(some, prompt=prompt or None) for prompt, some in texts.items() if some]
+    exits = {n: np.concatenate([vectors[n] for vectors in passes]) for n in passes[0]}
+    full = exits.pop(encoder.depth)
+    return {n: float(np.mean(np.einsum("td,td->t", vectors, full))) for n, vectors in exits.items()}
+
+
+def _prompts(encoder: ElasticEncoder, mixture: Mixture[Any]) -> Mapping[str, Mapping[str, str]]:
+    return {
+        name: column_prompts(encoder, form, text_columns(mixture.datasets[name].column_names))
+        for name, form in mixture.formats.items()
+    }
+
+
+def _write(encoder: ElasticEncoder, options: FitOptions, count: int) -> None:
+    with staged_folder(options.output, overwrite=options.overwrite) as folder:
+        encoder.save(str(folder), create_model_card=False)
+        write_card(
+            folder,
+            "fitted_card.md.j2",
+            options.model,
+            name=Path(options.output).name,
+            full=encoder.size,
+            half=f"{max(1, encoder.depth // 2)}x{encoder.width // 3 or 1}",
+            count=count,
+            nearness=encoder.record["fit"]["nearness"],
+            command=command_of(options, "fit"),
+        )
