@@ -44,7 +44,9 @@ class TestWhatRan:
         runs = [(r.method, r.seed, r.size) for r in read_results(ran.request.results)]
         expected = [("untouched", 0, ""), ("both", 0, "")]
         expected += [
-            (m, s, "") for m in ("plain", "theirs", "ours", "taught", "pca", "random") for s in (0, 1)
+            (m, s, "")
+            for m in ("fitted", "plain", "theirs", "ours", "taught", "pca", "random")
+            for s in (0, 1)
         ]
         expected += [("separate", s, size) for s in (0, 1) for size in ("1x8", "2x16")]
         assert sorted(runs) == sorted(expected)
@@ -53,7 +55,7 @@ class TestWhatRan:
 
     def test_the_expected_hours_are_said_first(self, ran: Ran) -> None:
         assert ran.said[0].startswith(
-            "toy: 18 runs and 4 trials on dev to do, 0 runs are there already; about"
+            "toy: 20 runs and 4 trials on dev to do, 0 runs are there already; about"
         )
         assert "hours expected" in ran.said[0]
 
@@ -140,7 +142,7 @@ class TestAgain:
         before = {file: file.read_bytes() for file in request.results.rglob("*.json")}
         outcome = reproduce(request, lambda _: None)
         assert outcome.done == []
-        assert len(outcome.found) == 18
+        assert len(outcome.found) == 20
         assert {file: file.read_bytes() for file in request.results.rglob("*.json")} == before
 
     def test_a_changed_option_is_a_new_run_of_that_method_and_of_what_needs_it(
@@ -165,6 +167,11 @@ class TestAgain:
         shutil.copytree(request.data_folder, tmp_path / "elsewhere")
         moved = dataclasses.replace(request, data_folder=str(tmp_path / "elsewhere"))
         assert reproduce(moved, lambda _: None).done == []
+
+    def test_published_results_are_there_without_models_and_scores(self, ran: Ran, tmp_path: Path) -> None:
+        request = copied(ran, tmp_path)
+        shutil.rmtree(request.runs)
+        assert reproduce(request, lambda _: None).done == []
 
     def test_a_lost_result_is_run_again_and_is_the_same(self, ran: Ran, tmp_path: Path) -> None:
         request = copied(ran, tmp_path)
@@ -199,7 +206,7 @@ class TestAgain:
         outcome = reproduce(request, said.append)
         assert outcome.done == []
         assert "separate: not chosen on dev yet" in outcome.left
-        assert len(outcome.left) == 15
+        assert len(outcome.left) == 17
         assert "bounded by 0 hours" in said[0]
 
     def test_what_a_method_needs_is_trained_though_not_asked_for(self, tmp_path: Path) -> None:
