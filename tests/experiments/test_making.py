@@ -16,7 +16,7 @@ from matryoshka2d.experiments.averaging import average_models
 from matryoshka2d.experiments.peer import PeerTrainer
 from matryoshka2d.experiments.plan import Backbone
 from matryoshka2d.experiments.pruning import keep_layers
-from matryoshka2d.experiments.units import Unit
+from matryoshka2d.experiments.units import Unit, effective_options
 from matryoshka2d.experiments.workshop import Workshop
 from matryoshka2d.training import train
 from matryoshka2d.training.trainer import ElasticTrainer
@@ -163,6 +163,18 @@ def test_a_teacher_or_start_that_is_a_method_is_its_model_of_the_same_seed(shop:
     options = shop.training(unit("taught", seed=1), Path("out"))
     assert options.teacher == shop.model(unit("plain", seed=1)).path
     assert options.model == shop.plan.backbones["tiny"].model
+
+
+@pytest.mark.parametrize(
+    ("method", "strategy"), [("separate", "full"), ("theirs", "matryoshka2d"), ("fitted", "full")]
+)
+def test_what_is_said_of_a_kind_with_a_way_of_its_own_is_not_the_default_strategy(
+    shop: Workshop, method: str, strategy: str
+) -> None:
+    said = effective_options(shop.plan, unit(method))
+    assert said["strategy"] == strategy
+    assert not {"heads", "fit_heads", "teacher"} & set(said)
+    assert said["top_share"] == 1.0
 
 
 class TestPruning:

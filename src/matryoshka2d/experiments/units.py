@@ -150,6 +150,9 @@ def options_of(plan: Plan, unit: Unit) -> dict[str, Any]:
     return {"report_to": "none", **plan.defaults, **plan.methods[unit.method].options, **unit.options}
 
 
+_STRATEGY_OF_KIND = {"separate": "full", "fit": "full", "sentence-transformers": "matryoshka2d"}
+"""Kinds whose models are made in one way, whatever the default strategy is."""
+
 _NOT_OF_A_METHOD = ("model", "data", "columns", "output", "limit", "seed", "checkpoints", "evaluations")
 
 
@@ -163,6 +166,9 @@ def effective_options(plan: Plan, unit: Unit) -> dict[str, Any]:
     from matryoshka2d.training.presets import preset_of
 
     named = options_of(plan, unit)
+    kind = plan.methods[unit.method].kind
+    if kind in _STRATEGY_OF_KIND:
+        named["strategy"] = _STRATEGY_OF_KIND[kind]
     options = TrainingOptions.from_mapping(named, f"method {unit.method}")
     values = {**dataclasses.asdict(preset_of(options))}
     values |= {key: value for key, value in dataclasses.asdict(options).items() if value is not None}
