@@ -164,8 +164,9 @@ CHOICES: dict[str, dict[str, Any]] = {
     },
     "sizes": {"strategy_options": {"sizes": "1-2x8,16 4x32"}, "dev": "sts.tsv", "dev_sizes": "1x8 4x32"},
     "typed options": {"strategy": "mrl", "strategy_options": {"dims": (8, 16)}},
-    "heads": {"heads": True},
+    "heads": {"heads": True, "fit_heads": True},
     "no heads": {"heads": False},
+    "heads from the identity": {"fit_heads": False},
     "no checkpoints": {"checkpoints": False},
     "zero rates": {"learning_rate": 0.0, "dropout": 0.0},
     "numbers": {

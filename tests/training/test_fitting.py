@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from matryoshka2d import ElasticEncoder, FitOptions, UserError, fit
@@ -61,6 +62,18 @@ def test_the_same_seed_draws_the_same_texts_and_another_one_others(tmp_path: Pat
         weights.append(np.concatenate([w.detach().numpy().ravel() for w in made.heads.parameters()]))
     np.testing.assert_array_equal(weights[0], weights[1])
     assert np.abs(weights[0] - weights[2]).max() > 1e-3
+
+
+def test_too_little_memory_is_said_in_one_line(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(ElasticEncoder, "exit_vectors", run_out)
+    with pytest.raises(UserError, match="out of memory with 128 tokens a text: lower --max-length"):
+        fit(model=model, data=small.data_file(tmp_path), output=str(tmp_path / "out"), quiet=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_text_is_enough_to_run(tmp_path: Path, model: str) -> None:

@@ -23,6 +23,7 @@ from matryoshka2d.size import default_sizes
 from matryoshka2d.training.column_prompts import column_prompts
 from matryoshka2d.training.fit_options import FitOptions
 from matryoshka2d.training.head_fit import Texts, fit_heads, texts_of
+from matryoshka2d.training.memory import saying_what_lowers_memory
 from matryoshka2d.training.model_card import command_of, write_card
 from matryoshka2d.training.settings import max_length_of
 
@@ -74,7 +75,8 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
     count = sum(map(len, fitted_on.values()))
     if not quiet:
         print(f"Fitting {encoder.depth - 1} exits of {options.model} on {count} texts", file=sys.stderr)
-    with max_length_of(encoder, options.max_length):
+    advice = f"out of memory with {options.max_length} tokens a text: lower --max-length"
+    with max_length_of(encoder, options.max_length), saying_what_lowers_memory(advice):
         before = nearness(encoder, held_out)
         encoder.add_heads()
         fit_heads(encoder, fitted_on)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from transformers import Trainer
 
-from matryoshka2d.errors import UserError
 from matryoshka2d.training import ranks
-from matryoshka2d.training.memory import is_out_of_memory
+from matryoshka2d.training.memory import saying_what_lowers_memory
 from matryoshka2d.training.trackers import close_logs, drop_logs_of_nothing
 
 
@@ -35,11 +34,8 @@ def run_guarded(trainer: Trainer, run_folder: Path, checkpoint: str | None, advi
     if ranks.is_first() and run_folder.is_dir() and not any(run_folder.iterdir()):
         run_folder.rmdir()
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(advice) from error
+        with saying_what_lowers_memory(advice):
+            trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         if ranks.is_first() and checkpoint is None and trainer.state.global_step == 0:
             close_logs(trainer.callback_handler.callbacks)

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
+from matryoshka2d.errors import UserError
 from matryoshka2d.training.options import TrainingOptions
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether an error says that memory ran out; on a CPU, torch says it in words alone."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+@contextlib.contextmanager
+def saying_what_lowers_memory(advice: str) -> Iterator[None]:
+    """Turn an error that says that memory ran out into a `UserError` with the advice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(advice) from error
 
 
 def what_lowers_memory(options: TrainingOptions) -> str:

@@ -36,7 +36,7 @@ from matryoshka2d.training.guarded import run_guarded
 from matryoshka2d.training.head_fit import fit_heads, texts_of
 from matryoshka2d.training.live_teacher import LiveTeacher
 from matryoshka2d.training.lora import add_adapters, make_lora, merge_adapters, target_layers
-from matryoshka2d.training.memory import what_lowers_memory
+from matryoshka2d.training.memory import saying_what_lowers_memory, what_lowers_memory
 from matryoshka2d.training.model_card import write_model_card
 from matryoshka2d.training.options import TrainingOptions, run_folder_of
 from matryoshka2d.training.presets import preset_of
@@ -142,7 +142,8 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     fits = preset_of(options).fit_heads if options.fit_heads is None else options.fit_heads
     with training_settings(encoder, options.max_length, on_cpu, dropout, options.gradient_checkpointing):
         if fits and has_new_heads and checkpoint is None:
-            fit_heads(encoder, texts_of(mixture, prompts, seed=options.seed))
+            with saying_what_lowers_memory(what_lowers_memory(options)):
+                fit_heads(encoder, texts_of(mixture, prompts, seed=options.seed))
         if options.lora:
             add_adapters(encoder, make_lora(options.lora_options), seed=options.seed)
         feed = _in_memory(datasets, shares) if stream is None else _streamed(stream, teachers)
