@@ -1,4 +1,4 @@
-"""fit(): an elastic model in seconds whose full size is the one that it was made from."""
+"""fit(): an elastic model without training, whose full size is the one that it was made from."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from matryoshka2d.training.fit_options import FitOptions
 
 
 def _fit(options: FitOptions, json: bool, quiet: bool) -> None:
-    """Make a finished model elastic in seconds: no labels, no training, the full size as it was.
+    """Make a finished model elastic in a minute: no labels, no training, the full size as it was.
 
     Every inner layer gets the linear map that brings it nearest to the full size. Training gives more.
 
