@@ -55,6 +55,19 @@ def check_range(name: str, value: float, low: float, high: float | None) -> None
         raise UserError(f"{name} is {value}: expected at least {low}{upper}")
 
 
+def given_options(made: type[T], options: T | None, choices: Mapping[str, Any]) -> T:
+    """Return the options that a function was given: whole, or field by field, but not both.
+
+    Raises
+    ------
+    UserError
+        If both were given.
+    """
+    if options is not None and choices:
+        raise UserError(f"choices beside options: put {', '.join(choices)} into the {made.__name__}")
+    return options if options is not None else made(**choices)
+
+
 def read_mapping(made: type[T], values: Mapping[str, Any], source: str) -> T:
     """Build options from a mapping such as a YAML file.
 

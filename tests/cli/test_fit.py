@@ -32,6 +32,13 @@ def test_a_fit_shows_how_near_every_exit_came(run: Run) -> None:
     assert "Fitting 3 exits of model on" in done.err
 
 
+def test_too_few_texts_are_warned_of(sandbox: Path, run: Run, minilm: str) -> None:
+    (sandbox / "few.txt").write_text("a cat\n\nb dog\nthree men\n")
+    done = run("fit", "--model", minilm, "--data", "few.txt", "--output", "out", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "warning: exit 1 came no nearer to the full size: 2 texts are too few" in done.err
+
+
 @pytest.mark.usefixtures("sandbox")
 def test_json_is_one_object_and_nothing_else(run: Run) -> None:
     done = run("fit", "--model", "model", "--data", "texts.txt", "--output", "out", "--texts", "6", "--json")

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import TrainingArguments, set_seed
 
+from matryoshka2d.choices import given_options
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
@@ -68,9 +69,7 @@ def pretrain(
     ...
     matryoshka2d.errors.UserError: ...
     """
-    if options is not None and choices:
-        raise UserError(f"choices beside options: put {', '.join(choices)} into the PretrainingOptions")
-    options = options or PretrainingOptions(**choices)
+    options = given_options(PretrainingOptions, options, choices)
     options.check_ready()
     checkpoint = _checkpoint(options) if options.resume else None
     trackers(options.report_to)

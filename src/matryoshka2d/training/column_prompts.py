@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from matryoshka2d.data import POSITIVE_PAIRS, TRIPLETS, Format
+from matryoshka2d.data import POSITIVE_PAIRS, TRIPLETS, Format, Mixture, text_columns
 from matryoshka2d.prompts import default_prompt, side_prompt
 
 
@@ -36,3 +36,11 @@ def column_prompts(model: Any, form: Format, columns: Sequence[str]) -> dict[str
     else:
         prompts = [default_prompt(model)] * len(columns)
     return {column: prompt for column, prompt in zip(columns, prompts, strict=True) if prompt}
+
+
+def mixture_prompts(model: Any, mixture: Mixture[Any]) -> dict[str, dict[str, str]]:
+    """Return data set → column → prompt, for every data set of a run."""
+    return {
+        name: column_prompts(model, form, text_columns(mixture.datasets[name].column_names))
+        for name, form in mixture.formats.items()
+    }

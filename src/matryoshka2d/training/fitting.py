@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from matryoshka2d.data import Mixture, read_mixture, text_columns
+from matryoshka2d.choices import given_options
+from matryoshka2d.data import read_mixture
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import staged_folder
 from matryoshka2d.size import default_sizes
-from matryoshka2d.training.column_prompts import column_prompts
+from matryoshka2d.training.column_prompts import mixture_prompts
 from matryoshka2d.training.fit_options import FitOptions
 from matryoshka2d.training.head_fit import Texts, fit_heads, texts_of
 from matryoshka2d.training.memory import saying_what_lowers_memory
-from matryoshka2d.training.model_card import command_of, write_card
+from matryoshka2d.training.model_card import command_of, elastic_facts, write_card
 from matryoshka2d.training.settings import max_length_of
 
 _HELD_OUT = 0.1
@@ -64,14 +63,14 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
     ...
     matryoshka2d.errors.UserError: ...
     """
-    if options is not None and choices:
-        raise UserError(f"choices beside options: put {', '.join(choices)} into the FitOptions")
-    options = options or FitOptions(**choices)
+    options = given_options(FitOptions, options, choices)
     options.check_ready()
     mixture = read_mixture(options.data, options.columns or None, options.limit)
     encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
     check_can_be_fitted(encoder, options.model)
-    fitted_on, held_out = split(texts_of(mixture, _prompts(encoder, mixture), options.texts, options.seed))
+    fitted_on, held_out = split(
+        texts_of(mixture, mixture_prompts(encoder, mixture), options.texts, options.seed)
+    )
     count = sum(map(len, fitted_on.values()))
     if not quiet:
         print(f"Fitting {encoder.depth - 1} exits of {options.model} on {count} texts", file=sys.stderr)
@@ -81,6 +80,13 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
         encoder.add_heads()
         fit_heads(encoder, fitted_on)
         after = nearness(encoder, held_out)
+    farther = [n for n in before if after[n] < before[n]]
+    if farther and not quiet:
+        print(
+            f"warning: exit {farther[0]} came no nearer to the full size: {count} texts are too few, "
+            "or too unlike each other; name more with --data",
+            file=sys.stderr,
+        )
     encoder.record = {
         **encoder.record,
         "sizes": [str(size) for size in default_sizes(encoder.depth, encoder.width)],
@@ -125,13 +131,6 @@ def nearness(encoder: ElasticEncoder, texts: Texts) -> dict[int, float]:
     return {n: float(np.mean(np.einsum("td,td->t", vectors, full))) for n, vectors in exits.items()}
 
 
-def _prompts(encoder: ElasticEncoder, mixture: Mixture[Any]) -> Mapping[str, Mapping[str, str]]:
-    return {
-        name: column_prompts(encoder, form, text_columns(mixture.datasets[name].column_names))
-        for name, form in mixture.formats.items()
-    }
-
-
 def _write(encoder: ElasticEncoder, options: FitOptions, count: int) -> None:
     with staged_folder(options.output, overwrite=options.overwrite) as folder:
         encoder.save(str(folder), create_model_card=False)
@@ -139,9 +138,7 @@ def _write(encoder: ElasticEncoder, options: FitOptions, count: int) -> None:
             folder,
             "fitted_card.md.j2",
             options.model,
-            name=Path(options.output).name,
-            full=encoder.size,
-            half=f"{max(1, encoder.depth // 2)}x{encoder.width // 3 or 1}",
+            **elastic_facts(encoder, options.output),
             count=count,
             nearness=encoder.record["fit"]["nearness"],
             command=command_of(options, "fit"),

@@ -37,8 +37,8 @@ def fit_heads(encoder: ElasticEncoder, texts: Texts) -> None:
     encoder
         A model whose heads are the identity, as `ElasticEncoder.add_heads` makes them.
     texts
-        What the map is fitted on. A few hundred texts do no harm, for `RIDGE` holds the map near the identity
-        where they say little.
+        What the map is fitted on: more than the model has dims. `RIDGE` holds the map near the identity where
+        they say little, but a handful leads other texts astray.
 
     Examples
     --------

@@ -40,14 +40,18 @@ def write_model_card(
         folder,
         "model_card.md.j2",
         options.model,
-        name=Path(options.output).name,
-        full=encoder.size,
-        half=f"{max(1, encoder.depth // 2)}x{encoder.width // 3 or 1}",
+        **elastic_facts(encoder, options.output),
         strategy=options.strategy,
         grid=markdown_table(dev) if dev else "",
         command=command_of(options),
         steps=steps,
     )
+
+
+def elastic_facts(encoder: ElasticEncoder, output: str) -> dict[str, Any]:
+    """Return what every card of an elastic model shows: its name, its full size, and a smaller one to try."""
+    half = f"{max(1, encoder.depth // 2)}x{encoder.width // 3 or 1}"
+    return {"name": Path(output).name, "full": encoder.size, "half": half}
 
 
 def write_card(folder: Path, template: str, base: str, **values: Any) -> None:

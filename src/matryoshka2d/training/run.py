@@ -15,6 +15,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers import set_seed
 
+from matryoshka2d.choices import given_options
 from matryoshka2d.data import POSITIVE_PAIRS, SCORED_PAIRS, TEXTS, TRIPLETS, read_mixture, text_columns
 from matryoshka2d.data.mixing import Mixture, open_mixture
 from matryoshka2d.data.stream_batches import StreamBatchSampler
@@ -30,7 +31,7 @@ from matryoshka2d.precision import Precision, resolve_precision
 from matryoshka2d.strategies import Shape, Strategy, make_strategy
 from matryoshka2d.strategies.cross_exit import check_cross_exit
 from matryoshka2d.training import learning_rates, ranks
-from matryoshka2d.training.column_prompts import column_prompts
+from matryoshka2d.training.column_prompts import column_prompts, mixture_prompts
 from matryoshka2d.training.dev import DevGrid, dev_grid
 from matryoshka2d.training.guarded import run_guarded
 from matryoshka2d.training.head_fit import fit_heads, texts_of
@@ -104,9 +105,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     ...
     matryoshka2d.errors.UserError: ...
     """
-    if options is not None and choices:
-        raise UserError(f"choices beside options: put {', '.join(choices)} into the TrainingOptions")
-    options = options or TrainingOptions(**choices)
+    options = given_options(TrainingOptions, options, choices)
     options.check_ready()
     ranks.join(options.device)
     ranks.check_batch_size(options.batch_size)
@@ -135,10 +134,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
         note = f"Training {options.strategy} on {rows} rows in {precision.reason}"
         print(note, file=sys.stderr)
     dropout = preset_of(options).dropout if options.dropout is None else options.dropout
-    prompts = {
-        name: column_prompts(encoder, form, text_columns(mixture.datasets[name].column_names))
-        for name, form in mixture.formats.items()
-    }
+    prompts = mixture_prompts(encoder, mixture)
     fits = preset_of(options).fit_heads if options.fit_heads is None else options.fit_heads
     with training_settings(encoder, options.max_length, on_cpu, dropout, options.gradient_checkpointing):
         if fits and has_new_heads and checkpoint is None:
