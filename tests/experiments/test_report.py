@@ -14,9 +14,10 @@ import pytest
 from matryoshka2d import UserError
 from matryoshka2d.evaluation.resampling import bootstrap_means, bootstrap_spearman
 from matryoshka2d.experiments.comparisons import Bootstrap, Place, places, runs_at
+from matryoshka2d.experiments.joint_page import write_joint_page
 from matryoshka2d.experiments.replicates import RESAMPLES as RESAMPLES_PUBLISHED
 from matryoshka2d.experiments.replicates import has_replicates, replicates_of_run
-from matryoshka2d.experiments.report import write_joint_page, write_results_report
+from matryoshka2d.experiments.report import write_results_report
 from matryoshka2d.experiments.results import (
     STATISTICS_FILE,
     read_json,
@@ -88,8 +89,8 @@ def test_claims_are_judged_by_their_figures(reported: Path) -> None:
 def test_the_page_shows_scores_comparisons_and_where_figures_come_from(reported: Path) -> None:
     page = (reported / "README.md").read_text(encoding="utf-8")
     assert page.startswith("# A toy plan\n\nNothing here means anything.\n")
-    for title in ("Claims", "Scores: tiny, toy, sts", "Comparisons", "ours over separate", "Seeds", "Cost"):
-        assert f"\n## {title}\n" in page
+    for title in ("Claims", "Scores", "Comparisons", "ours over separate", "Seeds", "Cost"):
+        assert f"\n## {title}: tiny, toy, sts\n" in page
     assert "not measured here" in page
     assert "82.65" in page
     assert "`matryoshka2d reproduce plans/toy.yaml --data DATA`" in page
@@ -168,9 +169,23 @@ def test_plans_are_joined_in_one_page_with_links_to_their_pictures(
     page = target.read_text()
     assert page.startswith("# Results\n")
     assert "\n## A toy plan\n" in page
-    assert "\n### Claims\n" in page
-    for file in re.findall(r"\]\(([^)]+\.png)\)", page):
+    assert "\n### Claims: tiny, toy, sts\n" in page
+    confirmed = page.count("**confirmed here**")
+    judged = confirmed + page.count("**not confirmed here**")
+    assert f"\n- [A toy plan](#a-toy-plan): {confirmed} of {judged} claims confirmed\n" in page
+    for file in re.findall(r"\]\(([^)#]+)\)", page):
         assert (target.parent / file).is_file()
+
+
+def test_a_joint_page_leaves_every_size_to_the_report_of_the_plan(
+    ran: Ran, reported: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "results.md"
+    write_joint_page([reported], target, runs=ran.request.runs, resamples=RESAMPLES)
+    page, whole = target.read_text(), (reported / "README.md").read_text()
+    assert "## ours over separate: tiny" in whole
+    assert "## ours over separate: tiny" not in page
+    assert "| ours | separate |" in page
 
 
 def test_a_folder_without_results_is_said(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def report(
     Example: matryoshka2d report results/tier1
     """
     quiet_libraries()
-    from matryoshka2d.experiments.report import write_joint_page, write_results_report
+    from matryoshka2d.experiments.joint_page import write_joint_page
+    from matryoshka2d.experiments.report import write_results_report
 
     written = [
         path for folder in results for path in write_results_report(folder, runs=runs, resamples=resamples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import os
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,8 @@ from matryoshka2d.experiments.sections import (
 from matryoshka2d.files import staged_file
 from matryoshka2d.report import depth_curves, heatmap, save_figure
 
-_PAGE = "README.md"
+PAGE_FILE = "README.md"
+"""The report of a plan as Markdown, beside its results."""
 _HTML = "report.html"
 _TEMPLATE = "results.html.jinja"
 
@@ -61,11 +62,10 @@ class Page:
     note: str
     sections: tuple[Section, ...]
 
-    def markdown(self, level: int = 1, base: str = "") -> str:
-        """Return the page as Markdown; `base` is put before the pictures' files."""
-        parts = [f"{'#' * level} {self.title}\n", *([f"{self.note}\n"] if self.note else [])]
-        parts += [section.markdown(level + 1, base) for section in self.sections]
-        return "\n".join(parts)
+    def markdown(self) -> str:
+        """Return the page as Markdown."""
+        parts = [f"# {self.title}\n", *([f"{self.note}\n"] if self.note else [])]
+        return "\n".join([*parts, *(section.markdown() for section in self.sections)])
 
 
 def write_results_report(
@@ -98,9 +98,9 @@ def write_results_report(
     write_json(root / STATISTICS_FILE, statistics)
     for file, figure in pictures.items():
         save_figure(figure, root / file, dpi=90)
-    _write_text(root / _PAGE, page.markdown())
-    _write_text(root / _HTML, _html(page, root))
-    return [root / name for name in (STATISTICS_FILE, *pictures, _PAGE, _HTML)]
+    write_text(root / PAGE_FILE, page.markdown())
+    write_text(root / _HTML, _html(page, root))
+    return [root / name for name in (STATISTICS_FILE, *pictures, PAGE_FILE, _HTML)]
 
 
 def results_page(
@@ -139,7 +139,7 @@ def _place(
     runs = runs_at(results, _at(entry))
     methods, comparisons = entry["methods"], entry["comparisons"]
     sections = [claims_section(entry["claims"])] if entry["claims"] else []
-    sections.append(scores_section(methods, runs, facts, entry["place"]))
+    sections.append(scores_section(methods, runs, facts))
     if comparisons:
         sections.append(comparisons_section(comparisons))
         sections += [lead_section(one) for one in comparisons if not one.get("missing")]
@@ -152,6 +152,8 @@ def _place(
     sections.append(inversions_section(methods))
     sections.append(seeds_section(methods, comparisons))
     sections.append(cost_section(methods))
+    if several:
+        sections = [dataclasses.replace(one, title=f"{one.title}: {entry['place']}") for one in sections]
     return sections, files
 
 
@@ -189,44 +191,7 @@ def _embedded(file: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a page whole or not at all."""
     with staged_file(path) as temporary:
         temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-
-
-def write_joint_page(
-    folders: Sequence[str | Path],
-    target: str | Path,
-    *,
-    runs: str | Path = "runs",
-    resamples: int = RESAMPLES,
-    title: str = "Results",
-) -> Path:
-    """Write the reports of several plans into one Markdown page, such as ``docs/results.md``.
-
-    Parameters
-    ----------
-    folders
-        Results of plans, whose own reports are there: their pictures are linked.
-    target
-        The page.
-    runs, resamples
-        As in `write_results_report`.
-    title
-        Its heading.
-    """
-    path = Path(target)
-    parts = [
-        f"# {title}\n",
-        f"Generated: `matryoshka2d report {' '.join(map(_posix, folders))} --page {_posix(path)}`.\n",
-    ]
-    for folder in folders:
-        page, _, _ = results_page(Path(folder), runs=runs, resamples=resamples)
-        base = _posix(os.path.relpath(folder, path.parent))
-        parts.append(page.markdown(2, f"{base}/"))
-    _write_text(path, "\n".join(parts))
-    return path
-
-
-def _posix(path: str | Path) -> str:
-    return Path(path).as_posix()

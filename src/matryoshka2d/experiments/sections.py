@@ -32,6 +32,8 @@ class Section:
         A table of texts; none if there are no headers.
     pictures
         Caption → the picture's file beside the report.
+    detail
+        Whether a page of several plans leaves it to the plan's own report.
     """
 
     title: str
@@ -39,6 +41,7 @@ class Section:
     headers: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     pictures: tuple[tuple[str, str], ...] = ()
+    detail: bool = False
 
     def markdown(self, level: int = 2, base: str = "") -> str:
         """Return the section as Markdown; `base` is put before the pictures' files."""
@@ -100,7 +103,7 @@ def _signed(value: float, plain: bool = False) -> str:
     return f"{value:.2f}" if plain else f"{value:+.2f}"
 
 
-def scores_section(methods: Sequence[Entry], runs: Mapping[str, Runs], facts: Entry, task: str) -> Section:
+def scores_section(methods: Sequence[Entry], runs: Mapping[str, Runs], facts: Entry) -> Section:
     """Return one row a method: seeds, the mean over sizes, and nine sizes, with 95% intervals."""
     sizes = shown_sizes(parse_sizes(facts["sizes"]))
     rows = []
@@ -119,7 +122,7 @@ def scores_section(methods: Sequence[Entry], runs: Mapping[str, Runs], facts: En
     what = f"{metric_label(grid)}, {sets_label(grid)}"
     text = f"{what}. After ±, half of the 95% interval over seeds and pairs, each size by itself."
     headers = ("method", "seeds", f"mean of {len(facts['sizes'])}", *map(str, sizes))
-    return Section(f"Scores: {task}", (text,), headers, tuple(rows))
+    return Section("Scores", (text,), headers, tuple(rows))
 
 
 def _score(value: float, interval: Sequence[float] | None) -> str:
@@ -177,10 +180,10 @@ def lead_section(entry: Entry) -> Section:
             for size, (estimate, low, high, lower, upper) in sizes.items()
         ]
         headers: tuple[str, ...] = ("size", "lead", "95%", "95%, all sizes at once")
-        return Section(title, (), headers, tuple(rows))
+        return Section(title, (), headers, tuple(rows), detail=True)
     table = [(str(n), *(_lead(entry, Size(n, d), sizes[Size(n, d)]) for d in dims)) for n in layers]
     text = "Lead in points; + better, − worse, ? not shown to be at least as good."
-    return Section(title, (text,), ("layers / dims", *map(str, dims)), tuple(table))
+    return Section(title, (text,), ("layers / dims", *map(str, dims)), tuple(table), detail=True)
 
 
 def _lead(entry: Entry, size: Size, values: Sequence[float]) -> str:
@@ -228,7 +231,11 @@ def inversions_section(methods: Sequence[Entry]) -> Section:
         "Cells more than 0.1 points below the next shallower or narrower one: work that takes quality away."
     )
     return Section(
-        "Deeper or wider, and worse", (text,), ("method", "cells", "the first of them"), tuple(rows)
+        "Deeper or wider, and worse",
+        (text,),
+        ("method", "cells", "the first of them"),
+        tuple(rows),
+        detail=True,
     )
 
 
