@@ -21,8 +21,10 @@ from matryoshka2d.evaluation import (
     retrieval_scores,
 )
 from matryoshka2d.evaluation.dev_sets import read_dev_captions, read_dev_sts
+from matryoshka2d.evaluation.exits import Exits
 from matryoshka2d.experiments.units import Unit
 from matryoshka2d.experiments.workshop import Made, Workshop
+from matryoshka2d.inference.exits import open_exits
 from matryoshka2d.size import Size, parse_sizes
 
 STS = "sts"
@@ -76,15 +78,16 @@ def read_test_sets(shop: Workshop) -> TestSets:
     return TestSets(sts, [read_retrieval(shop.find(name)) for name in shop.plan.retrieval])
 
 
-def load(made: Made) -> ElasticEncoder:
-    """Load the model of a unit."""
-    return ElasticEncoder(made.path, pooling=made.pooling)
+def load(made: Made, precision: str) -> Exits:
+    """Load the model of a unit, to be measured in some precision."""
+    encoder = ElasticEncoder(made.path, pooling=made.pooling)
+    return encoder if precision == "fp32" else open_exits(encoder, precision)
 
 
 def measure(shop: Workshop, unit: Unit, made: Made, sets: TestSets) -> Measured:
-    """Measure a model on the test sets at the sizes of the plan, in fp32."""
+    """Measure a model on the test sets at the sizes of the plan, in the plan's precision."""
     method = shop.plan.methods[unit.method]
-    encoder = load(made)
+    encoder = load(made, shop.plan.precision)
     sizes = [unit.size] if unit.size else list(shop.plan.sizes)
     cut = method.cut or "prefix"
     fit = fit_texts(shop, unit) if cut == "pca" else []
@@ -142,7 +145,7 @@ def dev_scores(shop: Workshop, unit: Unit, made: Made, sets: DevSets) -> dict[st
     choice = shop.plan.methods[unit.method].choose
     judged: Sequence[Size] = parse_sizes(choice.sizes) if choice and choice.sizes else shop.plan.sizes
     sizes = [unit.size] if unit.size else list(judged)
-    encoder = load(made)
+    encoder = load(made, shop.plan.precision)
     scores: dict[str, float] = {}
     if sets.sts:
         grid = encode_sts(encoder, sets.sts, sizes=sizes).grid()

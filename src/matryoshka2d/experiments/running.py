@@ -165,7 +165,8 @@ class Bench:
         cut = plan.methods[unit.method].cut
         fit = self.shop.data_key(unit.data, None) if cut == "pca" and unit.data else ""
         chance = unit.seed if cut == "random" else 0
-        return key_of("result", self.shop.key(unit), sizes, cut, fit, chance, self.tests_key)
+        measured = [self.shop.key(unit), sizes, cut, fit, chance, self.tests_key]
+        return key_of("result", *measured, *_if_not_fp32(plan))
 
     def is_done(self, unit: Unit, key: str) -> bool:
         """Return whether the result of a unit is there, with what intervals are read from."""
@@ -204,7 +205,7 @@ class Bench:
         """Return the key of a trial on dev."""
         choice = self.request.plan.methods[unit.method].choose
         judged = str(unit.size or (choice.sizes if choice else "") or list(map(str, self.request.plan.sizes)))
-        return key_of("trial", self.shop.key(unit), judged, self.dev_key)
+        return key_of("trial", self.shop.key(unit), judged, self.dev_key, *_if_not_fp32(self.request.plan))
 
     @property
     def dev_key(self) -> Any:
@@ -274,6 +275,11 @@ class Bench:
         plan, tried = self.request.plan, {trial["key"] for trial in self._trials()}
         involved = [plan.methods[name] for name in needed(plan, [method])]
         return any(self.trial_key(unit) not in tried for one in involved for unit in trials_of(plan, one))
+
+
+def _if_not_fp32(plan: Plan) -> list[str]:
+    """Return what a key says of the precision: nothing of the usual one."""
+    return [] if plan.precision == "fp32" else [plan.precision]
 
 
 # --- one piece of work, here or in another process -------------------------------------------------------
@@ -389,6 +395,7 @@ def plan_facts(request: Request) -> dict[str, Any]:
         "note": plan.note,
         "source": request.source,
         "sizes": [str(size) for size in plan.sizes],
+        "precision": plan.precision,
         "methods": {
             m.name: {"kind": m.kind, "note": m.note, "sizes": [str(size) for size in m.sizes]}
             for m in plan.methods.values()

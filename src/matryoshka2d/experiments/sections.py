@@ -298,7 +298,7 @@ def reported_section(reported: Mapping[str, Mapping[str, Any]]) -> list[Section]
     ]
 
 
-def machine_section(runs: Iterable[Runs], source: str) -> Section:
+def machine_section(runs: Iterable[Runs], source: str, precision: str) -> Section:
     """Return where, when and with what the figures were made."""
     seen: dict[str, None] = {}
     for own in runs:
@@ -319,10 +319,7 @@ def machine_section(runs: Iterable[Runs], source: str) -> Section:
             for result in part
         }
     )
-    text = (
-        f"Made by `matryoshka2d reproduce {source} --data DATA`, {dates[0]} to {dates[-1]}."
-        if dates[0] != dates[-1]
-        else f"Made by `matryoshka2d reproduce {source} --data DATA`, {dates[0]}.",
-        *seen,
-    )
+    until = f" to {dates[-1]}" if dates[0] != dates[-1] else ""
+    made = f"Made by `matryoshka2d reproduce {source} --data DATA`, {dates[0]}{until}"
+    text = (f"{made}; measured in {precision}.", *seen)
     return Section("Where these figures come from", text)

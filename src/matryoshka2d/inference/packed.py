@@ -7,7 +7,7 @@ needs to know where a text ends, and texts of one length share one batched produ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,10 +78,15 @@ class PackedLayers:
 
     def __call__(self, tokens: Tokens, groups: Groups, layers: int) -> Tensor:
         """Return the token states [total, hidden] after so many layers."""
+        *_, states = self.exits(tokens, groups, layers)
+        return states
+
+    def exits(self, tokens: Tokens, groups: Groups, layers: int) -> Iterator[Tensor]:
+        """Yield the token states [total, hidden] after each of so many layers."""
         states = self.embeddings(tokens, groups, self.kernels)
         for layer in self.layers[:layers]:
             states = layer(states, groups, self.heads, self.kernels)
-        return states
+            yield states
 
 
 class _Embeddings:

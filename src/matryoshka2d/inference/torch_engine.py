@@ -73,15 +73,23 @@ class LayersRunner:
         self.budget = _CPU_BUDGET if encoder.device.type == "cpu" else _GPU_BUDGET
         self.fill = int(getattr(encoder[0].tokenizer, "pad_token_id", None) or 0)
 
-    @torch.inference_mode()
     def run(self, tokens: Tokens, layers: int) -> Vectors:
         """Return float32 [texts, width]."""
+        return self._exits(tokens, [layers])
+
+    def run_exits(self, tokens: Tokens, layers: int) -> Vectors:
+        """Return float32 [texts, layers x width]: the first exits side by side."""
+        return self._exits(tokens, range(1, layers + 1))
+
+    @torch.inference_mode()
+    def _exits(self, tokens: Tokens, layers: Sequence[int]) -> Vectors:
         ids, mask = (torch.from_numpy(part).to(self.encoder.device) for part in tokens.padded(self.fill))
         features: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "modality": "text"}
         if tokens.prompt_length:
             features["prompt_length"] = tokens.prompt_length
-        vectors = self.encoder.exit_vectors(features, [layers])[layers]
-        return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)
+        exits = self.encoder.exit_vectors(features, list(layers))
+        vectors = torch.cat([exits[n].float() for n in layers], dim=1)
+        return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
 
     def memory(self) -> Mapping[int, int]:
         """Return layers → bytes of the weights that they and the embeddings take."""
@@ -120,16 +128,29 @@ class PackedRunner:
         """Return float32 [texts, width]."""
         groups = Groups.of(tokens)
         states = self.layers(tokens, groups, layers)
+        vectors = self._vectors(states, groups, tokens.prompt_length, layers)
+        return np.asarray(vectors.numpy(), dtype=np.float32)
+
+    @torch.inference_mode()
+    def run_exits(self, tokens: Tokens, layers: int) -> Vectors:
+        """Return float32 [texts, layers x width]: the first exits side by side."""
+        groups = Groups.of(tokens)
+        exits = [
+            self._vectors(states, groups, tokens.prompt_length, n)
+            for n, states in enumerate(self.layers.exits(tokens, groups, layers), start=1)
+        ]
+        return np.asarray(torch.cat(exits, dim=1).numpy(), dtype=np.float32)
+
+    def _vectors(self, states: Tensor, groups: Groups, prompt_length: int, layer: int) -> Tensor:
+        """Return float32 [texts, width] of the token states [total, hidden] after a layer."""
         pooled = [
-            self._pool(states[start : start + texts * length].view(texts, length, -1), tokens.prompt_length)
+            self._pool(states[start : start + texts * length].view(texts, length, -1), prompt_length)
             for start, texts, length in groups.spans
         ]
         vectors = torch.cat(pooled)
         for module in self.later:
             vectors = module({"sentence_embedding": vectors})["sentence_embedding"]
-        if self.heads is not None:
-            vectors = self.heads.apply_to(vectors, layers)
-        return np.asarray(vectors.numpy(), dtype=np.float32)
+        return vectors if self.heads is None else self.heads.apply_to(vectors, layer)
 
     def _pool(self, states: Tensor, prompt_length: int) -> Tensor:
         """Return float32 [texts, width] of token states [texts, length, hidden]: all of them count."""
