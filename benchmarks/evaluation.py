@@ -2,7 +2,8 @@
 
     python benchmarks/evaluation.py [--sts FOLDER]
 
-The grid computes 48 sizes; the encode computes the full size alone. Their ratio is what the grid costs.
+The grid computes 48 sizes; the encode computes the full size alone. Their ratio is what the grid costs. Where
+the processor has units for bf16, the grid in bf16 stands beside them, with how far its scores are from fp32.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,9 @@ from machine import facts
 from matryoshka2d.cli.common import quiet_libraries
 from matryoshka2d.default_model import default_model_path
 from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.evaluation import StsSet, encode_sts, read_sts
+from matryoshka2d.evaluation import Grid, StsSet, encode_sts, read_sts
+from matryoshka2d.inference.exits import open_exits
+from matryoshka2d.precision import bf16_units
 from matryoshka2d.quickstart.corpus import python_documentation
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -49,6 +53,24 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def in_bf16(
+    encoder: ElasticEncoder, sets: list[StsSet], fp32_seconds: float, rounds: int
+) -> dict[str, float]:
+    """Return what the grid takes in bf16, its share of the time in fp32, and the largest change of a score."""
+    exits = open_exits(encoder, "bf16")
+    exits.exits(list(sets[0].sentence1[:64]))
+    found: list[Grid] = []
+    spent = [seconds(lambda: found.append(encode_sts(exits, sets).grid())) for _ in range(rounds)]
+    exact = encode_sts(encoder, sets).grid()
+    changes = [abs(found[-1].mean(size) - exact.mean(size)) for size in exact.sizes]
+    return {
+        "bf16_grid_seconds": statistics.median(spent),
+        "bf16_share_of_fp32": statistics.median(spent) / fp32_seconds,
+        "bf16_largest_change_of_a_size": max(changes),
+        "bf16_change_of_the_mean": abs(found[-1].mean_over_sizes() - exact.mean_over_sizes()),
+    }
+
+
 def main() -> None:
     """Time both in turn and write the ratio."""
     parser = argparse.ArgumentParser(
@@ -67,7 +89,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         encode.append(seconds(lambda: encoder.encode(texts, size=encoder.size, batch_size=64)))
         grid.append(seconds(lambda: encode_sts(encoder, sets).grid()))
-    result = {
+    result: dict[str, Any] = {
         **facts(),
         "texts": len(texts),
         "sizes": len(encoder.sizes),
@@ -75,6 +97,8 @@ def main() -> None:
         "grid_seconds": statistics.median(grid),
         "ratio": statistics.median(g / e for g, e in zip(grid, encode, strict=True)),
     }
+    if bf16_units("cpu"):
+        result |= in_bf16(encoder, sets, result["grid_seconds"], arguments.rounds)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

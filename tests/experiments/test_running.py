@@ -162,6 +162,20 @@ class TestAgain:
         moved = dataclasses.replace(request, data_folder=str(data))
         assert len(reproduce(moved, lambda _: None).done) == 1
 
+    def test_another_precision_measures_anew_and_trains_nothing(self, ran: Ran, tmp_path: Path) -> None:
+        request = copied(ran, tmp_path, only=("plain",), seeds=(0,))
+        plan = dataclasses.replace(request.plan, precision="bf16")
+        outcome = reproduce(dataclasses.replace(request, plan=plan), lambda _: None)
+        assert [name.split()[0] for name in outcome.done] == ["plain"]
+        before, after = (
+            next(r for r in read_results(folder) if (r.method, r.seed) == ("plain", 0))
+            for folder in (ran.request.results, request.results)
+        )
+        assert after.key != before.key
+        assert after.facts["cost"]["train_seconds"] == before.facts["cost"]["train_seconds"]
+        for task, grid in before.grids.items():
+            assert after.grids[task].mean_over_sizes() == pytest.approx(grid.mean_over_sizes(), abs=5)
+
     def test_the_place_of_the_data_is_not_part_of_a_run(self, ran: Ran, tmp_path: Path) -> None:
         request = copied(ran, tmp_path)
         shutil.copytree(request.data_folder, tmp_path / "elsewhere")
