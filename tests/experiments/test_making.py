@@ -177,6 +177,19 @@ def test_what_is_said_of_a_kind_with_a_way_of_its_own_is_not_the_default_strateg
     assert said["top_share"] == 1.0
 
 
+def test_no_dropout_is_another_model_than_the_dropout_that_the_model_brings(shop: Workshop) -> None:
+    def key(**options: Any) -> str:
+        methods = dict(shop.plan.methods)
+        methods["plain"] = dataclasses.replace(
+            methods["plain"], options={**methods["plain"].options, **options}
+        )
+        plan = dataclasses.replace(shop.plan, methods=methods)
+        assert effective_options(plan, unit("plain")).get("dropout") == options.get("dropout")
+        return Workshop(plan, shop.data_folder, shop.runs).key(unit("plain"))
+
+    assert len({key(), key(dropout=0), key(dropout=0.1)}) == 3
+
+
 class TestPruning:
     def test_the_layers_that_are_kept_are_those_that_were_named(self, tmp_path: Path) -> None:
         whole = ElasticEncoder(tiny.sentence_model(tmp_path), device="cpu")

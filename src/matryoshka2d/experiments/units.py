@@ -159,7 +159,8 @@ _NOT_OF_A_METHOD = ("model", "data", "columns", "output", "limit", "seed", "chec
 def effective_options(plan: Plan, unit: Unit) -> dict[str, Any]:
     """Return every training option as it takes effect: the package's defaults and presets are in it too.
 
-    Runs are told apart by this, so that a changed default is a new run. What is empty or off is left out.
+    Runs are told apart by this, so that a changed default is a new run. What is empty or off is left out; a
+    dropout of 0 is neither, for it is not what the model brings.
     """
     from matryoshka2d.strategies import make_strategy
     from matryoshka2d.training.options import TrainingOptions
@@ -176,5 +177,15 @@ def effective_options(plan: Plan, unit: Unit) -> dict[str, Any]:
     values |= {"strategy": options.strategy, "strategy_options": repr(strategy)}
     if "model" in named:
         values["start"] = named["model"]
-    off: tuple[Any, ...] = (None, False, "", [], {})
-    return {key: v for key, v in values.items() if key not in _NOT_OF_A_METHOD and v not in off}
+    fields = {field.name: field for field in dataclasses.fields(TrainingOptions)}
+    usual_zeros = {name for name, field in fields.items() if field.default == 0}
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in _NOT_OF_A_METHOD and (value or (_is_zero(value) and key not in usual_zeros))
+    }
+
+
+def _is_zero(value: Any) -> bool:
+    """Return whether a value is the number 0, which `False` is not meant to be."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
