@@ -56,7 +56,7 @@ def seconds(work: Callable[[], object]) -> float:
 def in_bf16(
     encoder: ElasticEncoder, sets: list[StsSet], fp32_seconds: float, rounds: int
 ) -> dict[str, float]:
-    """Return what the grid takes in bf16, its share of the time in fp32, and the largest change of a score."""
+    """Return what the grid takes in bf16, its share of the time in fp32, and how far scores move."""
     exits = open_exits(encoder, "bf16")
     exits.exits(list(sets[0].sentence1[:64]))
     found: list[Grid] = []
