@@ -16,7 +16,7 @@ from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.evaluation import read_sts, sts_grid
 from matryoshka2d.experiments.plan import plan_of
 from matryoshka2d.experiments.results import CHOICE_FILE, read_json, read_results, read_scores, scores_file
-from matryoshka2d.experiments.running import Request, reproduce
+from matryoshka2d.experiments.running import Request, read_choices, reproduce
 from matryoshka2d.experiments.units import Unit
 from matryoshka2d.experiments.workshop import Workshop
 from tests.experiments.conftest import CONTENT, Ran, request_of
@@ -123,6 +123,14 @@ class TestDev:
         assert set(trials[0]["scores"]) == {"stsb-dev", "sickr-dev", "captions-dev"}
         for file in ran.request.results.rglob("*.json"):
             assert file.name == CHOICE_FILE or "-dev" not in file.read_text(encoding="utf-8")
+
+    def test_a_trial_on_another_number_of_rows_does_not_count(self, ran: Ran, tmp_path: Path) -> None:
+        request = copied(ran, tmp_path)
+        assert read_choices(request)
+        method = request.plan.methods["separate"]
+        assert method.choose is not None
+        more = dataclasses.replace(method.choose, limit=(method.choose.limit or 0) + 1)
+        assert not read_choices(with_method(request, "separate", choose=more))
 
     def test_the_better_rate_of_each_size_is_used(self, ran: Ran) -> None:
         trials = read_json(ran.request.results / CHOICE_FILE)["trials"]

@@ -232,6 +232,14 @@ class Bench:
             say(f"dev {trial['score']:.2f}: {trial['name']}")
             write_json(self.request.results / CHOICE_FILE, self._choice_page(list(done.values())))
         self.shop.chosen.update(read_choices(self.request))
+        self._forget_trials(units, methods)
+
+    def _forget_trials(self, trials: Sequence[Unit], methods: Sequence[Method]) -> None:
+        """Delete the models of trials, but for those that are also the models of runs."""
+        runs = {self.shop.key(unit) for method in methods for unit in self.units(method)}
+        for unit in trials:
+            if self.shop.key(unit) not in runs and not self.request.keep_models:
+                self.shop.forget(unit)
 
     def _try(self, unit: Unit, key: str) -> Task:
         return Task("trial", self.request, dict(self.shop.chosen), unit, key)
@@ -311,7 +319,6 @@ def _trial(task: Task, shop: Workshop) -> dict[str, Any]:
     made = shop.model(unit)
     sets: DevSets = read_dev_sets(shop, read_test_sets(shop).sts)
     scores = dev_scores(shop, unit, made, sets)
-    shop.forget(unit)
     return {
         "name": str(unit),
         "method": unit.method,
@@ -407,16 +414,24 @@ def plan_facts(request: Request) -> dict[str, Any]:
 
 
 def read_choices(request: Request) -> dict[tuple[str, str, str, str], dict[str, Any]]:
-    """Return the best trial on dev of every method, backbone, data and size that was tried."""
+    """Return the best trial on dev of every method, backbone, data and size, of those that the plan names."""
     best: dict[tuple[str, str, str, str], dict[str, Any]] = {}
     for trial in (read_json(request.results / CHOICE_FILE) or {}).get("trials", []):
-        method = request.plan.methods.get(trial["method"])
-        if method is None or method.choose is None or trial["options"] not in method.choose.trials():
+        if not _counts(trial, request.plan):
             continue
         place = (trial["method"], trial["backbone"], trial["data"], trial["size"])
         if place not in best or trial["score"] > best[place]["score"]:
             best[place] = trial
     return {place: trial["options"] for place, trial in best.items()}
+
+
+def _counts(trial: Mapping[str, Any], plan: Plan) -> bool:
+    """Return whether a trial is among those of the plan: its options, and as many rows."""
+    method, data = plan.methods.get(trial["method"]), plan.data.get(trial["data"])
+    if method is None or method.choose is None or data is None:
+        return False
+    rows = method.choose.limit or data.limit
+    return trial["options"] in method.choose.trials() and trial["limit"] == rows
 
 
 # --- here, or side by side -------------------------------------------------------------------------------

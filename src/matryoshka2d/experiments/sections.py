@@ -270,8 +270,8 @@ def choice_section(trials: Sequence[Entry]) -> Section:
         others = ", ".join(f"{_options(t['options'])}: {t['score']:.2f}" for t in tried)
         rows.append((method, size or "all", f"{backbone}, {data}", _options(best["options"]), others))
     text = (
-        "Chosen before the test runs, on dev sets that share no pair with a test set; one seed and fewer "
-        "rows, so a choice and not a result."
+        "Chosen before the test runs, on dev sets that share no pair with a test set; one seed, so a choice "
+        "and not a result."
     )
     headers = ("method", "size", "where", "chosen", "dev score x100 of each")
     return Section("Chosen on dev", (text,), headers, tuple(rows))
