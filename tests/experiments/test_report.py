@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from matryoshka2d.experiments.replicates import RESAMPLES as RESAMPLES_PUBLISHED
 from matryoshka2d.experiments.replicates import has_replicates, replicates_of_run
 from matryoshka2d.experiments.report import write_results_report
 from matryoshka2d.experiments.results import (
+    PLAN_FILE,
     STATISTICS_FILE,
     read_json,
     read_results,
@@ -84,6 +87,27 @@ def test_claims_are_judged_by_their_figures(reported: Path) -> None:
     mean, keeps = sts["claims"]
     assert mean["holds"] == (mean["mean over sizes"][1] > -0.3)
     assert keeps["holds"] == (keeps["sizes"]["2x8"][0] >= 1)
+
+
+def test_a_claim_about_sizes_that_did_not_all_run_is_not_judged(
+    ran: Ran, reported: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "toy"
+    shutil.copytree(reported, folder)
+    facts = read_json(folder / PLAN_FILE)
+    claim = {"text": "At every size.", "method": "ours", "other": "separate", "sizes": "", "task": "sts"}
+    facts["claims"] = [{**claim, "verdict": "at least as good"}]
+    (folder / PLAN_FILE).write_text(json.dumps(facts))
+
+    def judged() -> dict[str, Any]:
+        write_results_report(folder, runs=ran.request.runs, resamples=RESAMPLES)
+        return read_json(folder / STATISTICS_FILE)["places"][0]["claims"][0]
+
+    assert set(judged()["sizes"]) == {"1x8", "2x16"}
+    for file in folder.rglob("separate-1x8-*"):
+        file.unlink()
+    assert judged()["missing"] is True
+    assert "| At every size. | not compared |" in (folder / "README.md").read_text()
 
 
 def test_the_page_shows_scores_comparisons_and_where_figures_come_from(reported: Path) -> None:

@@ -280,7 +280,7 @@ def statistics_of(
     found = []
     for place in places(results):
         runs = runs_at(results, place)
-        bench = _Bench(place.task, runs, bootstrap)
+        bench = _Bench(facts, place.task, runs, bootstrap)
         comparisons = [pair for pair in facts["compare"] if pair[0] in runs and pair[1] in runs]
         claims = [
             c for c in facts["claims"] if c["task"] == place.task and {c["method"], c["other"]} <= set(runs)
@@ -302,7 +302,10 @@ def statistics_of(
 class _Bench:
     """Makes the entries of one place; every method is read once."""
 
-    def __init__(self, task: str, runs: Mapping[str, Runs], bootstrap: Bootstrap) -> None:
+    def __init__(
+        self, facts: Mapping[str, Any], task: str, runs: Mapping[str, Runs], bootstrap: Bootstrap
+    ) -> None:
+        self.facts = facts
         self.runs = runs
         self.replicates = {name: bootstrap.of(own, task) for name, own in runs.items() if bootstrap.has(own)}
 
@@ -316,9 +319,18 @@ class _Bench:
 
     def claim(self, claim: Mapping[str, Any]) -> dict[str, Any]:
         method, other = claim["method"], claim["other"]
-        if not {method, other} <= set(self.replicates):
+        if not {method, other} <= set(self.replicates) or not self._has_all_sizes(claim):
             return {**claim, "missing": True}
         return claim_of(claim, self.runs[method], self.runs[other], self._both(method, other))
+
+    def _has_all_sizes(self, claim: Mapping[str, Any]) -> bool:
+        """Return whether both methods were run at every size of the plan that a claim is about."""
+        pair = [claim["method"], claim["other"]]
+        planned = [parse_sizes(self.facts["methods"][name]["sizes"] or self.facts["sizes"]) for name in pair]
+        wanted = set(planned[0]) & set(planned[1])
+        if claim["sizes"]:
+            wanted &= set(parse_sizes(claim["sizes"]))
+        return all(wanted <= set(self.runs[name].sizes) for name in pair)
 
     def _both(self, method: str, other: str) -> tuple[Replicates, Replicates]:
         return self.replicates[method], self.replicates[other]
