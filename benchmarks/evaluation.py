@@ -64,10 +64,12 @@ def in_bf16(
     exact = encode_sts(encoder, sets).grid()
     changes = [abs(found[-1].mean(size) - exact.mean(size)) for size in exact.sizes]
     return {
-        "bf16_grid_seconds": statistics.median(spent),
-        "bf16_share_of_fp32": statistics.median(spent) / fp32_seconds,
-        "bf16_largest_change_of_a_size": max(changes),
-        "bf16_change_of_the_mean": abs(found[-1].mean_over_sizes() - exact.mean_over_sizes()),
+        "rounds": rounds,
+        "fp32_grid_seconds": fp32_seconds,
+        "grid_seconds": statistics.median(spent),
+        "share_of_fp32": statistics.median(spent) / fp32_seconds,
+        "largest_change_of_a_size": max(changes),
+        "change_of_the_mean": abs(found[-1].mean_over_sizes() - exact.mean_over_sizes()),
     }
 
 
@@ -98,7 +100,7 @@ def main() -> None:
         "ratio": statistics.median(g / e for g, e in zip(grid, encode, strict=True)),
     }
     if bf16_units("cpu"):
-        result |= in_bf16(encoder, sets, result["grid_seconds"], arguments.rounds)
+        result["bf16"] = in_bf16(encoder, sets, result["grid_seconds"], arguments.rounds)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
