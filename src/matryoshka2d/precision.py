@@ -103,11 +103,7 @@ def resolve_precision(choice: str, device: str = "auto") -> Precision:
     >>> resolve_precision("fp32", "cpu")
     Precision(name='fp32', reason='fp32: as chosen.', warning=False)
     """
-    if choice not in CHOICES:
-        raise UserError(
-            f"Unknown precision '{choice}'; expected one of {', '.join(CHOICES)}."
-            f"{did_you_mean(choice, CHOICES)}"
-        )
+    check_precision(choice)
     if choice == "auto":
         return best_precision(device)
     device = _resolve_device(device)
@@ -117,6 +113,18 @@ def resolve_precision(choice: str, device: str = "auto") -> Precision:
         reason = f"bf16: as chosen, but {_in_words(device)} has no units for it; fp32 would be faster."
         return Precision("bf16", reason, warning=True)
     return Precision(cast(PrecisionName, choice), f"{choice}: as chosen.")
+
+
+def check_precision(choice: str) -> None:
+    """Refuse a precision that is not among `CHOICES`.
+
+    >>> check_precision("bf16")
+    """
+    if choice not in CHOICES:
+        raise UserError(
+            f"Unknown precision '{choice}'; expected one of {', '.join(CHOICES)}."
+            f"{did_you_mean(choice, CHOICES)}"
+        )
 
 
 def bf16_units(device: str) -> str:

@@ -20,7 +20,7 @@ from matryoshka2d.cli.common import (
     quiet_libraries,
     say,
 )
-from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.errors import UserError
 from matryoshka2d.files import check_free
 
 if TYPE_CHECKING:
@@ -184,17 +184,13 @@ def _check(
     """Find every mistake that can be found before a file is read or a model is loaded."""
     from matryoshka2d.evaluation.correlation import correlation_of
     from matryoshka2d.evaluation.cuts import check_cut
-    from matryoshka2d.precision import CHOICES
+    from matryoshka2d.precision import check_precision
     from matryoshka2d.size import parse_sizes
 
     if not sts and not retrieval:
         raise UserError("nothing to evaluate on: expected --sts FOLDER or --retrieval FOLDER")
     correlation_of(metric)
-    if precision not in CHOICES:
-        raise UserError(
-            f"no precision is called '{precision}': expected one of {', '.join(CHOICES)}."
-            f"{did_you_mean(precision, CHOICES)}"
-        )
+    check_precision(precision)
     for cut in cuts:
         check_cut(cut)
     if sizes is not None:

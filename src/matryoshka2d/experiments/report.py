@@ -124,7 +124,7 @@ def results_page(
         sections.append(choice_section(trials))
     sections += reported_section(facts["reported"])
     everything = [run for entry in statistics["places"] for run in runs_at(results, _at(entry)).values()]
-    sections.append(machine_section(everything, facts["source"], facts.get("precision", "fp32")))
+    sections.append(machine_section(everything, facts["source"], facts["precision"]))
     return Page(facts["title"], facts["note"], tuple(sections)), statistics, pictures
 
 

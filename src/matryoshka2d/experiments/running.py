@@ -236,7 +236,8 @@ class Bench:
 
     def _forget_trials(self, trials: Sequence[Unit], methods: Sequence[Method]) -> None:
         """Delete the models of trials, but for those that are also the models of runs."""
-        runs = {self.shop.key(unit) for method in methods for unit in self.units(method)}
+        plan, chosen = self.request.plan, self.shop.chosen
+        runs = {self.shop.key(unit) for method in methods for unit in units_of(plan, method, chosen)}
         for unit in trials:
             if self.shop.key(unit) not in runs and not self.request.keep_models:
                 self.shop.forget(unit)

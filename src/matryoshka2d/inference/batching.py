@@ -54,6 +54,7 @@ class BatchingEngine:
         self.runner = runner
         self.tokenizer = tokenizer
         self.shape = shape
+        self.threads = threads
         self._workers = Workers(runner, threads, cores)
 
     def __del__(self) -> None:
@@ -155,9 +156,14 @@ class BatchingEngine:
 
 def _place(out: Vectors, rows: NDArray[np.int64], future: Future[Vectors]) -> None:
     """Write vectors [texts, width] into their rows, cut, then scaled to unit length."""
-    vectors = future.result()[:, : out.shape[1]]
+    out[rows] = unit_rows(future.result()[:, : out.shape[1]])
+
+
+def unit_rows(vectors: Vectors) -> Vectors:
+    """Return vectors [texts, dims] at unit length; a zero row, of a text without tokens, stays so."""
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
-    out[rows] = vectors / np.maximum(norms, 1e-12)
+    scaled: Vectors = vectors / np.maximum(norms, 1e-12)
+    return scaled
 
 
 def _distinct(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64] | None]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.inference.batching import BatchingEngine, Shape
+from matryoshka2d.inference.batching import BatchingEngine, Shape, unit_rows
 from matryoshka2d.inference.engine import Vectors
 from matryoshka2d.inference.loading import load
 from matryoshka2d.inference.tokens import Tokens
@@ -62,12 +61,11 @@ class EngineExits:
         self.precision = engine.precision
         # All exits of a text are one long vector to the batching.
         whole = Size(self.depth, self.depth * self.width)
-        threads = torch.get_num_threads() if engine.device == "cpu" else 1
         self._engine = BatchingEngine(
             _AllExits(engine.runner),  # type: ignore[arg-type]
             engine.tokenizer,
             Shape(self.depth, whole.dims, whole, (whole,)),
-            threads=threads,
+            threads=engine.threads,
         )
 
     def exits(
@@ -100,7 +98,7 @@ class EngineExits:
                 together = self._engine.embed(chunk, size, prompt_name=prompt_name, prompt=prompt)
                 for n, rows in found.items():
                     own = together[:, (n - 1) * self.width : n * self.width]
-                    rows[start : start + len(chunk)] = _unit(own)
+                    rows[start : start + len(chunk)] = unit_rows(own)
                 bar.update(len(chunk))
         return found
 
@@ -118,10 +116,3 @@ class _AllExits:
 
     def memory(self) -> Mapping[int, int]:
         return self._runner.memory()
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    """Return the rows at unit length; a zero row, of a text without tokens, stays zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Vectors = vectors / np.maximum(norms, 1e-12)
-    return scaled
