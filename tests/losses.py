@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.loss import loss_parts, sum_of
+from matryoshka2d.loss_parts import loss_parts, sum_of
 
 Computed = tuple[Tensor, dict[str, Tensor]]
 """A loss, and the gradient of every weight that has one."""
@@ -17,7 +17,7 @@ Computed = tuple[Tensor, dict[str, Tensor]]
 
 def step_loss(*plan_and_vectors: Any, **options: Any) -> Tensor:
     """Return the sum of all weighted terms and pulls of a plan: the arguments of `loss_parts`."""
-    return sum_of(part.weight * part.value for part in loss_parts(*plan_and_vectors, **options))
+    return sum_of(part.total() for part in loss_parts(*plan_and_vectors, **options))
 
 
 def value_and_gradients(encoder: ElasticEncoder, make: Callable[[], Tensor]) -> Computed:

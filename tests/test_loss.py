@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,10 +20,21 @@ from torch import Tensor, nn
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.loss import ElasticLoss
-from matryoshka2d.objectives import CoSENT, Distillation, InfoNCE
+from matryoshka2d.loss_parts import loss_parts, sum_of
+from matryoshka2d.objectives import CoSENT, Distillation, InfoNCE, Objective
 from matryoshka2d.objectives.distillation import batch_similarity_kl
 from matryoshka2d.size import Size
-from matryoshka2d.strategies import STRATEGIES, AllSizes, Full, TwoDMSE, make_strategy
+from matryoshka2d.strategies import (
+    DEFAULT_STRATEGY,
+    STRATEGIES,
+    AllSizes,
+    Full,
+    Shape,
+    TwoDMSE,
+    make_strategy,
+)
+from matryoshka2d.strategies.base import StepRandom
+from matryoshka2d.strategies.cross_exit import with_cross_exit
 from matryoshka2d.training.teacher import TeacherVectors
 from tests import tiny
 
@@ -354,3 +365,58 @@ class TestFrozenTeacher:
         loss = ElasticLoss(still, "infonce", "all-sizes", teacher=self.teacher(2))
         loss(columns_of(still, ANCHORS, POSITIVES), torch.arange(5)).backward()
         assert all(p.grad is not None for p in still.base.encoder.parameters())
+
+
+class TestTogether:
+    """What differs in its exit alone may be computed at once: the same loss, from fewer parts."""
+
+    OBJECTIVES: ClassVar[dict[str, tuple[Objective, bool]]] = {
+        "triplets": (InfoNCE(), False),
+        "triplets with a teacher": (InfoNCE(), True),
+        "texts": (Distillation(match_vectors=True), False),
+    }
+
+    @pytest.mark.parametrize("name", STRATEGIES)
+    @pytest.mark.parametrize("case", OBJECTIVES)
+    def test_the_values_and_gradients_are_those_of_one_by_one(self, name: str, case: str) -> None:
+        objective, has_teacher = self.OBJECTIVES[case]
+        strategy = make_strategy(name, **({"sizes": "1x8 2x16 3x32"} if name == "starbucks" else {}))
+        chance = torch.Generator().manual_seed(1)
+        taught = [torch.randn(6, 24, generator=chance) for _ in range(3)] if has_teacher else None
+        labels = torch.randn(6, 3, 40, generator=chance) if objective.needs_teacher else None
+        plan = with_cross_exit(strategy.plan(Shape(3, 32, has_teacher), StepRandom(0, 0)), Shape(3, 32), 0.5)
+
+        def computed(together: bool) -> tuple[dict[str, float], Tensor, int]:
+            torch.manual_seed(2)  # ESE draws
+            exits = {n: [torch.randn(6, 32, requires_grad=True) for _ in range(3)] for n in range(4)}
+            parts = list(loss_parts(plan, exits, objective, labels, True, taught, together=together))
+            sum_of(part.total() for part in parts).backward()
+            values = {n: v for part in parts for n, v in zip(part.names, part.values.tolist(), strict=True)}
+            grads = [torch.zeros(6, 32) if c.grad is None else c.grad for e in exits.values() for c in e]
+            return values, torch.stack(grads), len(parts)
+
+        values, grads, parts = computed(together=False)
+        at_once, grads_at_once, fewer = computed(together=True)
+        assert at_once == pytest.approx(values, rel=1e-4, abs=1e-5)
+        torch.testing.assert_close(grads_at_once, grads, rtol=1e-4, atol=1e-5 * float(grads.abs().max()))
+        assert fewer < parts if name == DEFAULT_STRATEGY else fewer <= parts
+
+    def test_large_batches_and_cached_gradients_go_one_by_one(
+        self, encoder: ElasticEncoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[tuple[int, ...]] = []
+        vmapped = torch.vmap
+
+        def counted(function: Any) -> Any:
+            calls.append(())
+            return vmapped(function)
+
+        monkeypatch.setattr(torch, "vmap", counted)
+        columns = columns_of(encoder, ANCHORS, POSITIVES)
+        ElasticLoss(encoder, "infonce", "all-sizes")(columns)
+        assert calls
+        calls.clear()
+        ElasticLoss(encoder, "infonce", "all-sizes", mini_batch_tokens=64)(columns)
+        monkeypatch.setattr("matryoshka2d.loss._TEXTS_TOGETHER", 4)
+        ElasticLoss(encoder, "infonce", "all-sizes")(columns)
+        assert not calls

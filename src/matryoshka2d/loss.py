@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,19 @@ from matryoshka2d.caching import term_by_term
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.gathering import same_chance, whole_batch
-from matryoshka2d.merged import ROWS_PER_GROUP
+from matryoshka2d.loss_parts import LossPart, loss_parts, sum_of
 from matryoshka2d.objectives import DataFormat, Objective, make_objective
 from matryoshka2d.registry import require_not_negative
 from matryoshka2d.size_losses import SizeLosses
 from matryoshka2d.strategies import DEFAULT_STRATEGY, make_strategy
-from matryoshka2d.strategies.base import Columns, Pull, Shape, StepPlan, StepRandom, Strategy, Term
+from matryoshka2d.strategies.base import Columns, Shape, StepPlan, StepRandom, Strategy
 from matryoshka2d.strategies.cross_exit import with_cross_exit
 
 TeacherLookup = Callable[[Tensor], Tensor]
 """Row numbers int64 [batch], or what the labels hold → the teacher's float32 [batch, columns, width]."""
+
+# Up to so many texts a batch, a step waits for its number of kernels, not for the work in them.
+_TEXTS_TOGETHER = 512
 
 
 class ElasticLoss(nn.Module):
@@ -53,7 +56,8 @@ class ElasticLoss(nn.Module):
         Weight of shallow queries that meet documents at full depth, beside each size by itself; see
         `matryoshka2d.strategies.cross_exit`. Default 0. Set 1 to search one full-depth index at any depth.
     rows_per_group
-        Texts that run through the encoder together; see `matryoshka2d.merged`.
+        Texts that run through the encoder together, default as many as suit the device; see
+        `matryoshka2d.merged`.
     mini_batch_tokens
         Tokens that run through the encoder together, instead. The gradient is then cached, so that memory
         depends on this number and hardly on the batch size; see `matryoshka2d.caching`. Set it for large
@@ -82,7 +86,7 @@ class ElasticLoss(nn.Module):
         seed: int = 0,
         teacher: TeacherLookup | None = None,
         cross_exit: float = 0.0,
-        rows_per_group: int = ROWS_PER_GROUP,
+        rows_per_group: int | None = None,
         mini_batch_tokens: int | None = None,
     ) -> None:
         super().__init__()
@@ -133,16 +137,21 @@ class ElasticLoss(nn.Module):
             labels, taught = self._ask_teacher(labels, len(exits[plan.layers()[0]]))
         targets = self._targets(exits, labels)
         noted: list[LossPart] = []
+        columns = exits[plan.layers()[0]]
+        together = self.mini_batch_tokens is None and len(columns) * len(columns[0]) <= _TEXTS_TOGETHER
 
         def terms(vectors: Mapping[int, Columns]) -> Iterator[Tensor]:
-            for part in loss_parts(plan, vectors, self.objective, targets, self.as_output, taught):
-                noted.append(part._replace(value=part.value.detach()))
-                yield part.weight * part.value
+            parts = loss_parts(
+                plan, vectors, self.objective, targets, self.as_output, taught, together=together
+            )
+            for part in parts:
+                noted.append(part._replace(values=part.values.detach()))
+                yield part.total()
 
         with torch.autocast(device.type, enabled=False), same_chance(chance, device):
             total = sum_of(terms(exits)) if self.mini_batch_tokens is None else term_by_term(terms, exits)
         if self.training:
-            self.by_size.add([part.name for part in noted], [part.value for part in noted])
+            self.by_size.add([name for part in noted for name in part.names], [part.values for part in noted])
         return total
 
     def _exits(self, columns: list[dict[str, Any]], plan: StepPlan) -> Mapping[int, Columns]:
@@ -191,104 +200,3 @@ class ElasticLoss(nn.Module):
             "    author={Xianming Li and Zongxi Li and Jing Li and Haoran Xie and Qing Li},\n"
             "    year={2024},\n    eprint={2402.14776},\n    archivePrefix={arXiv}\n}\n"
         )
-
-
-class LossPart(NamedTuple):
-    """One term or pull of a step, as it was computed.
-
-    Parameters
-    ----------
-    name
-        What it is and at which size, as ``loss/3x128``.
-    weight
-        What it weighs in the loss of the step.
-    value
-        Float scalar, without the weight, so that sizes can be compared.
-    """
-
-    name: str
-    weight: float
-    value: Tensor
-
-
-def sum_of(terms: Iterable[Tensor]) -> Tensor:
-    """Return the sum of scalars, in their order."""
-    first, *others = terms
-    return sum(others, start=first)
-
-
-def loss_parts(
-    plan: StepPlan,
-    exits: Mapping[int, Columns],
-    objective: Objective,
-    labels: Tensor | None,
-    normalised_output: bool,
-    taught: Columns | None = None,
-) -> Iterator[LossPart]:
-    """Carry a plan out on vectors, one part after the other.
-
-    Parameters
-    ----------
-    plan
-        The terms and pulls of the step.
-    exits
-        layer → one float tensor [batch, width] per column, neither cut nor normalised.
-    objective, labels
-        What is computed at every term.
-    normalised_output
-        Whether the model itself returns unit vectors; pulls marked `as_output` then see those.
-    taught
-        The frozen teacher's vectors, float [batch, its width] per column; for pulls towards it.
-
-    Yields
-    ------
-    LossPart
-        The terms, then the pulls, in the order of the plan.
-    """
-    for term in plan.terms:
-        columns = _columns(exits, term.layers, term.documents)
-        yield LossPart(_name("loss", term), term.weight, objective(_prefix(columns, term.dims), labels))
-    for pull in plan.pulls:
-        student = _columns(exits, pull.student[0], pull.documents)
-        teacher = _teacher_of(pull, exits, taught)
-        if pull.as_output and normalised_output:
-            student, teacher = _unit(student), _unit(teacher)
-        if pull.teacher is not None:
-            teacher = _prefix(teacher, pull.teacher[1])
-        value = pull.alignment(_prefix(student, pull.student[1]), teacher)
-        yield LossPart(_name("alignment", pull), pull.weight, value)
-
-
-def _name(kind: str, part: Term | Pull) -> str:
-    """Name a part for logs: ``loss/3x128``, or ``cross_exit_loss/3x128`` over documents of another exit."""
-    layers, dims = (part.layers, part.dims) if isinstance(part, Term) else part.student
-    return f"{'' if part.documents is None else 'cross_exit_'}{kind}/{layers}x{dims}"
-
-
-def _columns(exits: Mapping[int, Columns], layers: int, documents: int | None) -> Columns:
-    """Return the columns of an exit, or its queries with the documents of another one, detached."""
-    if documents is None:
-        return exits[layers]
-    queries, others = exits[layers], [column.detach() for column in exits[documents]]
-    if len(queries) > 1:
-        return [queries[0], *others[1:]]
-    # Texts without a counterpart: every other one is a document.
-    is_query = torch.arange(len(queries[0]), device=queries[0].device) % 2 == 0
-    return [torch.where(is_query[:, None], queries[0], others[0])]
-
-
-def _teacher_of(pull: Pull, exits: Mapping[int, Columns], taught: Columns | None) -> Columns:
-    """Return the vectors that a pull goes towards, at their full width."""
-    if pull.teacher is None:
-        assert taught is not None, "the plan asks for a teacher that the run does not have"
-        return taught
-    columns = exits[pull.teacher[0]]
-    return [column.detach() for column in columns] if pull.detach else columns
-
-
-def _prefix(columns: Columns, dims: int) -> list[Tensor]:
-    return [column[:, :dims] for column in columns]
-
-
-def _unit(columns: Columns) -> list[Tensor]:
-    return [nn.functional.normalize(column, dim=-1) for column in columns]

@@ -28,11 +28,11 @@ class SizeLosses:
         self._steps: dict[tuple[str, ...], int] = {}
 
     def add(self, names: Sequence[str], values: Sequence[Tensor]) -> None:
-        """Add the losses of one step, each a scalar on the same device."""
+        """Add the losses of one step: scalars or vectors on the same device, a number for each name."""
         if not values:
             return
         key = tuple(names)
-        step = torch.stack([value.detach().float() for value in values])
+        step = torch.cat([value.detach().float().reshape(-1) for value in values])
         self._sums[key] = self._sums[key] + step if key in self._sums else step
         self._steps[key] = self._steps.get(key, 0) + 1
 

@@ -15,8 +15,15 @@ from matryoshka2d import Size, UserError
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.evaluation import read_sts, sts_grid
 from matryoshka2d.experiments.plan import plan_of
-from matryoshka2d.experiments.results import CHOICE_FILE, read_json, read_results, read_scores, scores_file
-from matryoshka2d.experiments.running import Request, read_choices, reproduce
+from matryoshka2d.experiments.results import (
+    CHOICE_FILE,
+    read_json,
+    read_results,
+    read_scores,
+    scores_file,
+    write_json,
+)
+from matryoshka2d.experiments.running import Bench, Request, read_choices, reproduce
 from matryoshka2d.experiments.units import Unit
 from matryoshka2d.experiments.workshop import Workshop
 from tests.experiments.conftest import CONTENT, Ran, request_of
@@ -131,6 +138,16 @@ class TestDev:
         assert method.choose is not None
         more = dataclasses.replace(method.choose, limit=(method.choose.limit or 0) + 1)
         assert not read_choices(with_method(request, "separate", choose=more))
+
+    def test_what_another_process_chose_meanwhile_stays(self, ran: Ran, tmp_path: Path) -> None:
+        request = copied(ran, tmp_path)
+        bench = Bench(request)
+        page = read_json(request.results / CHOICE_FILE)
+        theirs = {**page["trials"][0], "key": "theirs"}
+        write_json(request.results / CHOICE_FILE, {**page, "trials": [*page["trials"], theirs]})
+        bench._note_trial({**page["trials"][1], "key": "ours"})
+        keys = [trial["key"] for trial in read_json(request.results / CHOICE_FILE)["trials"]]
+        assert keys == [*(trial["key"] for trial in page["trials"]), "theirs", "ours"]
 
     def test_the_better_rate_of_each_size_is_used(self, ran: Ran) -> None:
         trials = read_json(ran.request.results / CHOICE_FILE)["trials"]

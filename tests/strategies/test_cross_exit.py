@@ -12,7 +12,8 @@ from torch import Tensor
 
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.loss import ElasticLoss, loss_parts
+from matryoshka2d.loss import ElasticLoss
+from matryoshka2d.loss_parts import loss_parts
 from matryoshka2d.objectives import Distillation, InfoNCE
 from matryoshka2d.objectives.distillation import batch_similarity_kl
 from matryoshka2d.strategies import STRATEGIES, make_strategy
@@ -63,9 +64,9 @@ def test_queries_of_the_inner_exit_meet_documents_of_the_last_one() -> None:
     queries = F.normalize(given[1][0][:, :4], dim=-1)
     documents = F.normalize(torch.cat([given[3][1], given[3][2]])[:, :4], dim=-1)
     expected = F.cross_entropy(20 * queries @ documents.T, torch.arange(4))
-    assert (part.name, part.weight) == ("cross_exit_loss/1x4", 0.5)
-    torch.testing.assert_close(part.value, expected)
-    part.value.backward()
+    assert (part.names, part.weight) == (("cross_exit_loss/1x4",), 0.5)
+    torch.testing.assert_close(part.values, expected[None])
+    part.values.sum().backward()
     assert given[1][0].grad is not None
     assert all(column.grad is None for column in (*given[1][1:], *given[3])), "the index stays where it is"
 
@@ -77,7 +78,7 @@ def test_a_pull_compares_the_mixed_similarities_with_the_teachers() -> None:
     ours = F.normalize(given[2][0][:, :4], dim=-1) @ F.normalize(given[3][1][:, :4], dim=-1).T / 0.1
     theirs = F.normalize(given[3][0], dim=-1) @ F.normalize(given[3][1], dim=-1).T / 0.1
     expected = F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="batchmean", log_target=True)
-    torch.testing.assert_close(part.value, expected)
+    torch.testing.assert_close(part.values, expected[None])
 
 
 def test_of_plain_texts_every_other_one_is_a_document() -> None:

@@ -18,9 +18,10 @@ _VERSIONS = ("matryoshka2d", "sentence-transformers", "transformers", "torch")
 
 
 def facts() -> dict[str, str | int]:
-    """Return processor, threads, versions and date."""
+    """Return processor, threads, versions and date; the GPU too where there is one."""
     return {
         "processor": processor(),
+        **({"accelerator": name} if (name := accelerator()) else {}),
         "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)),
         "date": date.today().isoformat(),
         **{name: version(name) for name in _VERSIONS},
@@ -37,6 +38,13 @@ def processor() -> str:
     units = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in named.get("flags", "").split()]
     family = f"family {named.get('cpu family', '?')}, model {named.get('model', '?')}"
     return f"{named.get('model name', platform.machine())} ({family}; {', '.join(units) or 'no bf16 units'})"
+
+
+def accelerator() -> str:
+    """Return the name of the GPU that torch would use, or an empty string."""
+    import torch
+
+    return str(torch.cuda.get_device_name()) if torch.cuda.is_available() else ""
 
 
 @dataclass

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from matryoshka2d.errors import UserError
 from matryoshka2d.experiments import machine
 from matryoshka2d.experiments.expected import Expectation
@@ -221,16 +223,15 @@ class Bench:
     def choose(self, methods: Sequence[Method], submit: Submit, say: Say) -> None:
         """Try what is to be chosen on dev, and write the choice down."""
         units = [unit for method in methods for unit in trials_of(self.request.plan, method)]
-        done = {trial["key"]: trial for trial in self._trials()}
+        done = {trial["key"] for trial in self._trials()}
         keys = [self.trial_key(unit) for unit in units]
         missing = [(u, k) for u, k in zip(units, keys, strict=True) if k not in done]
         for trial in submit(
             [(unit, self._try(unit, key)) for unit, key in missing],
             lambda unit: self.fits(self.expected.seconds(unit, trial=True)),
         ):
-            done[trial["key"]] = trial
+            self._note_trial(trial)
             say(f"dev {trial['score']:.2f}: {trial['name']}")
-            write_json(self.request.results / CHOICE_FILE, self._choice_page(list(done.values())))
         self.shop.chosen.update(read_choices(self.request))
         self._forget_trials(units, methods)
 
@@ -245,11 +246,14 @@ class Bench:
     def _try(self, unit: Unit, key: str) -> Task:
         return Task("trial", self.request, dict(self.shop.chosen), unit, key)
 
-    def _choice_page(self, trials: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "about": "Chosen on dev sets that share no pair with a test set. One seed: a choice, no result.",
-            "trials": trials,
-        }
+    def _note_trial(self, trial: dict[str, Any]) -> None:
+        """Add a trial to the page of choices, beside those that another process may have added meanwhile."""
+        about = "Chosen on dev sets that share no pair with a test set. One seed: a choice, no result."
+        self.request.runs.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.request.runs / f"{self.request.plan.name}.lock"):
+            known = {one["key"]: one for one in self._trials()} | {trial["key"]: trial}
+            page = {"about": about, "trials": list(known.values())}
+            write_json(self.request.results / CHOICE_FILE, page)
 
     # --- test ------------------------------------------------------------------------------------------
 

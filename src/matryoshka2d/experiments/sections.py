@@ -310,7 +310,9 @@ def machine_section(runs: Iterable[Runs], source: str, precision: str) -> Sectio
                     for name in ("torch", "transformers", "sentence-transformers")
                     if name in facts
                 )
-                seen[f"{facts.get('processor', '?')}, {facts.get('threads', '?')} thread; {versions}"] = None
+                on = f"{facts['accelerator']}, beside " if "accelerator" in facts else ""
+                threads = f"{facts.get('threads', '?')} thread"
+                seen[f"{on}{facts.get('processor', '?')}, {threads}; {versions}"] = None
     dates = sorted(
         {
             str(result.facts.get("measured_on", {}).get("date", "?"))

@@ -45,7 +45,9 @@ class Objective(Protocol):
 
     `formats` says which forms of data it takes, and `check` raises a one-line `UserError` for any
     other. `needs_teacher` says that the labels are a teacher's vectors. Every objective normalises for
-    itself, so it sees vectors that are cut and not normalised.
+    itself, so it sees vectors that are cut and not normalised. One that also has ``stacks = True`` runs
+    under ``torch.vmap``, so that all exits may be computed at once: operations on tensors alone, nothing
+    that draws or looks at values.
     """
 
     formats: ClassVar[frozenset[DataFormat]]

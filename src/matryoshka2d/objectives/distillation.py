@@ -63,6 +63,7 @@ class Distillation:
 
     formats: ClassVar[frozenset[DataFormat]] = frozenset({DataFormat.TEXT})
     needs_teacher: ClassVar[bool] = True
+    stacks: ClassVar[bool] = True
     similarity_weight: float = 1.0
     vector_weight: float = 1.0
     match_vectors: bool = False

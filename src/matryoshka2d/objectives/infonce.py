@@ -47,6 +47,7 @@ class InfoNCE:
 
     formats: ClassVar[frozenset[DataFormat]] = frozenset({DataFormat.POSITIVE_PAIRS, DataFormat.TRIPLETS})
     needs_teacher: ClassVar[bool] = False
+    stacks: ClassVar[bool] = True
     scale: float = 20.0
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,7 @@ class CoordinateKL:
     0.462
     """
 
+    stacks: ClassVar[bool] = True
     temperature: float = 1.0
     in_softmax: bool = True
     times_temperature: bool = False
@@ -89,6 +91,7 @@ class SimilarityKL:
     20.0
     """
 
+    stacks: ClassVar[bool] = True
     temperature: float = 0.05
     all_pairs: bool = False
 

@@ -43,7 +43,10 @@ class Term:
 
 
 class Alignment(Protocol):
-    """A pure function of the vectors of a student and of a teacher size → a scalar loss."""
+    """A pure function of the vectors of a student and of a teacher size → a scalar loss.
+
+    With ``stacks = True`` it runs under ``torch.vmap``, as an objective may say too.
+    """
 
     def __call__(self, student: Columns, teacher: Columns) -> Tensor: ...
 
