@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -15,7 +16,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.merged import ExitVectors, exit_columns
+from matryoshka2d.merged import (
+    ExitVectors,
+    _grouping,
+    _merge,
+    _run_in_groups,
+    by_rows,
+    by_stretch,
+    by_tokens,
+    exit_columns,
+)
 from tests import tiny
 
 LAYERS = (1, 3, tiny.LAYERS)
@@ -165,3 +175,34 @@ def test_vectors_are_float32_whatever_the_model_computes_in() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = exit_columns(model.exit_vectors, columns, LAYERS)
     assert {column.dtype for n in LAYERS for column in found[n]} == {torch.float32}
+
+
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=300))
+def test_groups_of_a_gpu_are_few_and_no_text_stretches_others_far(lengths: list[int]) -> None:
+    groups = by_stretch(torch.tensor(lengths))
+    assert sorted(torch.cat(list(groups)).tolist()) == list(range(len(lengths)))
+    held = [[lengths[row] for row in group.tolist()] for group in groups]
+    assert all(max(group) <= 3 * min(group) + 16 for group in held)
+    assert all(min(later) > 3 * min(group) + 16 for group, later in pairwise(held))
+    assert len(groups) <= 5
+
+
+def test_what_was_asked_for_decides_the_groups_then_the_device() -> None:
+    lengths = torch.tensor([5, 90, 9, 31, 7])
+    for on_cpu in (True, False):
+        assert len(_grouping(on_cpu, 2, None)(lengths)) == len(by_rows(lengths, 2)) == 3
+        assert len(_grouping(on_cpu, None, 90)(lengths)) == len(by_tokens(lengths, 90)) == 3
+    assert len(_grouping(True, None, None)(lengths)) == 1
+    assert len(_grouping(False, None, None)(lengths)) == len(by_stretch(lengths)) == 2
+
+
+def test_groups_of_a_gpu_give_the_same_vectors() -> None:
+    model = encoder(*MODELS[0])
+    column = model.preprocess([" ".join(["the"] * count) for count in (1, 30, 4, 2, 12)])
+    merged = _merge([column])
+    found, whole = (
+        _run_in_groups(model.exit_vectors, merged, LAYERS, groups)
+        for groups in (by_stretch, partial(by_rows, rows=100))
+    )
+    for n in LAYERS:
+        torch.testing.assert_close(found[n], whole[n], rtol=1e-4, atol=1e-5)

@@ -18,9 +18,13 @@ from matryoshka2d.caching import replayed
 Features = Mapping[str, Any]
 ExitVectors = Callable[[dict[str, Any], Sequence[int]], dict[int, Tensor]]
 """Features of texts, and layers → layer → float [texts, width]."""
-# Texts that run together. Fewer pad less, more fill the processor better: on two cores 64 did no better than
-# 48, and a GPU waits for each group's kernels longer than for what they pad.
-_ROWS_ON_CPU, _ROWS_ON_GPU = 48, 256
+Grouping = Callable[[Tensor], Sequence[Tensor]]
+"""Tokens of each text [texts] → the rows of each group."""
+
+# Fewer texts together pad less, more fill the processor better: on two cores 64 did no better than 48.
+_ROWS_ON_CPU = 48
+# A GPU waits for a group's kernels longer than for what they pad, but a long text shall not stretch all others.
+_STRETCH, _FREE_TOKENS = 3, 16
 
 
 def exit_columns(
@@ -41,7 +45,8 @@ def exit_columns(
     layers
         The exits to read.
     rows_per_group
-        Texts that run together; groups hold texts of similar length. Default 48, and 256 on a GPU.
+        Texts that run together; groups hold texts of similar length. Default 48; on a GPU as many as are
+        not too unlike in length, see `by_stretch`.
     mini_batch_tokens
         Tokens that run together, padding included, instead of `rows_per_group`. Groups then leave nothing in
         memory but their vectors, and run again in the backward pass: see `matryoshka2d.caching`.
@@ -51,11 +56,10 @@ def exit_columns(
     dict
         layer → one float32 tensor [batch, width] per column, in the order of the rows.
     """
+    on_cpu = columns[0]["attention_mask"].device.type == "cpu"
+    groups = _grouping(on_cpu, rows_per_group, mini_batch_tokens)
     if mini_batch_tokens is not None:
-        run, groups = replayed(run), partial(by_tokens, tokens=mini_batch_tokens)
-    else:
-        on_cpu = columns[0]["attention_mask"].device.type == "cpu"
-        groups = partial(by_rows, rows=rows_per_group or (_ROWS_ON_CPU if on_cpu else _ROWS_ON_GPU))
+        run = replayed(run)
     results: dict[int, list[Tensor]] = {n: [torch.empty(0)] * len(columns) for n in layers}
     for members in _mergeable(columns):
         merged = _merge([columns[i] for i in members])
@@ -65,6 +69,15 @@ def exit_columns(
             for i, part in zip(members, torch.split(vectors[n], sizes), strict=True):
                 results[n][i] = part
     return results
+
+
+def _grouping(on_cpu: bool, rows_per_group: int | None, mini_batch_tokens: int | None) -> Grouping:
+    """Return how a batch is divided."""
+    if mini_batch_tokens is not None:
+        return partial(by_tokens, tokens=mini_batch_tokens)
+    if rows_per_group is None and not on_cpu:
+        return by_stretch
+    return partial(by_rows, rows=rows_per_group or _ROWS_ON_CPU)
 
 
 def _mergeable(columns: Sequence[Features]) -> list[list[int]]:
@@ -114,6 +127,21 @@ def by_rows(lengths: Tensor, rows: int) -> tuple[Tensor, ...]:
     return order.chunk(max(1, -(-len(order) // rows)))
 
 
+def by_stretch(lengths: Tensor) -> tuple[Tensor, ...]:
+    """Return groups of texts of similar length, as few as keep each below thrice its shortest and 16 tokens.
+
+    >>> by_stretch(torch.tensor([9, 90, 5, 31]))
+    (tensor([2, 0, 3]), tensor([1]))
+    """
+    order = torch.argsort(lengths, stable=True)
+    ascending = lengths[order].tolist()
+    starts = [0]
+    for i, length in enumerate(ascending):
+        if length > _STRETCH * ascending[starts[-1]] + _FREE_TOKENS:
+            starts.append(i)
+    return torch.tensor_split(order, starts[1:])
+
+
 def by_tokens(lengths: Tensor, tokens: int) -> tuple[Tensor, ...]:
     """Return groups of texts of similar length, of no more than so many tokens, padding included.
 
@@ -137,7 +165,7 @@ def _run_in_groups(
     run: ExitVectors,
     merged: Features,
     layers: Sequence[int],
-    groups: Callable[[Tensor], Sequence[Tensor]],
+    groups: Grouping,
 ) -> dict[int, Tensor]:
     members = groups(merged["attention_mask"].sum(dim=1))
     outputs = [run(_take(merged, rows), layers) for rows in members]
