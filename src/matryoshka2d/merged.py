@@ -23,7 +23,7 @@ Grouping = Callable[[Tensor], Sequence[Tensor]]
 
 # Fewer texts together pad less, more fill the processor better: on two cores 64 did no better than 48.
 _ROWS_ON_CPU = 48
-# A GPU waits for a group's kernels longer than for what they pad, but a long text shall not stretch all others.
+# A GPU waits for a group's kernels longer than for what they pad; but no long text shall stretch all others.
 _STRETCH, _FREE_TOKENS = 3, 16
 
 
