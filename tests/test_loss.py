@@ -16,6 +16,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
@@ -33,7 +34,8 @@ from matryoshka2d.strategies import (
     TwoDMSE,
     make_strategy,
 )
-from matryoshka2d.strategies.base import StepRandom
+from matryoshka2d.strategies.alignment import PcaTarget, SimilarityKL
+from matryoshka2d.strategies.base import Pull, StepPlan, StepRandom, Term
 from matryoshka2d.strategies.cross_exit import with_cross_exit
 from matryoshka2d.training.teacher import TeacherVectors
 from tests import tiny
@@ -367,6 +369,16 @@ class TestFrozenTeacher:
         assert all(p.grad is not None for p in still.base.encoder.parameters())
 
 
+class Kernels(TorchDispatchMode):
+    """Counts the operations that reach the device."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return function(*args, **(kwargs or {}))
+
+
 class TestTogether:
     """What differs in its exit alone may be computed at once: the same loss, from fewer parts."""
 
@@ -401,6 +413,28 @@ class TestTogether:
         torch.testing.assert_close(grads_at_once, grads, rtol=1e-4, atol=1e-5 * float(grads.abs().max()))
         assert fewer < parts if name == DEFAULT_STRATEGY else fewer <= parts
 
+    def test_what_cannot_be_stacked_goes_by_itself_beside_what_can(self) -> None:
+        exits = {n: [torch.randn(4, 8) for _ in range(2)] for n in (1, 2, 3)}
+        similar, odd = SimilarityKL(), PcaTarget(exact=True)
+        pulls = (
+            *(Pull((n, 4), (3, 8), similar) for n in (1, 2)),
+            *(Pull((n, 4), (3, 8), odd) for n in (1, 2)),
+        )
+        parts = list(loss_parts(StepPlan((Term(3, 8),), pulls), exits, InfoNCE(), None, False, together=True))
+        assert [len(part.names) for part in parts] == [1, 2, 1, 1]
+
+    def test_a_step_of_all_sizes_asks_for_a_fraction_of_the_kernels(self) -> None:
+        plan = AllSizes().plan(Shape(6, 384), StepRandom(0, 0))
+
+        def kernels(together: bool) -> int:
+            exits = {n: [torch.randn(4, 384, requires_grad=True) for _ in range(3)] for n in range(1, 7)}
+            with Kernels() as counted:
+                parts = loss_parts(plan, exits, InfoNCE(), None, True, together=together)
+                sum_of(part.total() for part in parts).backward()
+            return counted.number
+
+        assert 4 * kernels(together=True) < kernels(together=False)
+
     def test_large_batches_and_cached_gradients_go_one_by_one(
         self, encoder: ElasticEncoder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -417,6 +451,6 @@ class TestTogether:
         assert calls
         calls.clear()
         ElasticLoss(encoder, "infonce", "all-sizes", mini_batch_tokens=64)(columns)
-        monkeypatch.setattr("matryoshka2d.loss._TEXTS_TOGETHER", 4)
+        monkeypatch.setattr("matryoshka2d.loss.TEXTS_AT_ONCE", 4)
         ElasticLoss(encoder, "infonce", "all-sizes")(columns)
         assert not calls

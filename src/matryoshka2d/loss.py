@@ -20,6 +20,7 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.gathering import same_chance, whole_batch
 from matryoshka2d.loss_parts import LossPart, loss_parts, sum_of
 from matryoshka2d.objectives import DataFormat, Objective, make_objective
+from matryoshka2d.objectives.distillation import TEXTS_AT_ONCE
 from matryoshka2d.registry import require_not_negative
 from matryoshka2d.size_losses import SizeLosses
 from matryoshka2d.strategies import DEFAULT_STRATEGY, make_strategy
@@ -28,9 +29,6 @@ from matryoshka2d.strategies.cross_exit import with_cross_exit
 
 TeacherLookup = Callable[[Tensor], Tensor]
 """Row numbers int64 [batch], or what the labels hold → the teacher's float32 [batch, columns, width]."""
-
-# Up to so many texts a batch, a step waits for its number of kernels, not for the work in them.
-_TEXTS_TOGETHER = 512
 
 
 class ElasticLoss(nn.Module):
@@ -138,7 +136,7 @@ class ElasticLoss(nn.Module):
         targets = self._targets(exits, labels)
         noted: list[LossPart] = []
         columns = exits[plan.layers()[0]]
-        together = self.mini_batch_tokens is None and len(columns) * len(columns[0]) <= _TEXTS_TOGETHER
+        together = self.mini_batch_tokens is None and len(columns) * len(columns[0]) <= TEXTS_AT_ONCE
 
         def terms(vectors: Mapping[int, Columns]) -> Iterator[Tensor]:
             parts = loss_parts(

@@ -75,11 +75,11 @@ def loss_parts(
         The terms, then the pulls, in the order of the plan but for those that are computed together.
     """
     stack = _Stack(exits)
-    for terms in _alike(plan.terms, _term_kind, together and _stacks(objective)):
+    for terms in _alike(plan.terms, lambda _: together and _stacks(objective), _term_kind):
         students = stack.columns([(term.layers, term.documents) for term in terms])
         values = _values(lambda *columns: objective(columns, labels), _prefix(students, terms[0].dims))
         yield LossPart(tuple(_name("loss", term) for term in terms), terms[0].weight, values)
-    for pulls in _alike(plan.pulls, _pull_kind, together and all(_stacks(p.alignment) for p in plan.pulls)):
+    for pulls in _alike(plan.pulls, lambda one: together and _stacks(one.alignment), _pull_kind):
         pull = pulls[0]
         students = stack.columns([(one.student[0], one.documents) for one in pulls])
         teacher = _teacher_of(pull, exits, taught)
@@ -95,13 +95,13 @@ def loss_parts(
 Part = TypeVar("Part", Term, Pull)
 
 
-def _alike(parts: Iterable[Part], kind: Callable[[Part], Any], together: bool) -> list[list[Part]]:
-    """Return parts in groups of the same kind, or each by itself."""
-    if not together:
-        return [[part] for part in parts]
+def _alike(
+    parts: Iterable[Part], stacks: Callable[[Part], bool], kind: Callable[[Part], Any]
+) -> list[list[Part]]:
+    """Return the parts that stack in groups of the same kind, and any other by itself."""
     groups: dict[Any, list[Part]] = {}
-    for part in parts:
-        groups.setdefault(kind(part), []).append(part)
+    for place, part in enumerate(parts):
+        groups.setdefault(kind(part) if stacks(part) else place, []).append(part)
     return list(groups.values())
 
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from matryoshka2d import UserError
 from matryoshka2d.evaluation.resampling import bootstrap_means, bootstrap_spearman
+from matryoshka2d.experiments import machine
 from matryoshka2d.experiments.comparisons import Bootstrap, Place, places, runs_at
 from matryoshka2d.experiments.joint_page import write_joint_page
 from matryoshka2d.experiments.replicates import RESAMPLES as RESAMPLES_PUBLISHED
@@ -28,6 +30,7 @@ from matryoshka2d.experiments.results import (
     read_scores,
     scores_file,
 )
+from matryoshka2d.experiments.sections import machine_section
 from tests.experiments.conftest import Ran
 
 RESAMPLES = 50
@@ -108,6 +111,16 @@ def test_a_claim_about_sizes_that_did_not_all_run_is_not_judged(
         file.unlink()
     assert judged()["missing"] is True
     assert "| At every size. | not compared |" in (folder / "README.md").read_text()
+
+
+def test_a_gpu_is_named_where_it_made_a_figure(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A fast GPU")
+    (found,) = [one for one in read_results(ran.request.results) if one.method == "untouched"]
+    there = dataclasses.replace(found, facts={**found.facts, "measured_on": machine.facts()})
+    runs = [runs_at([one], places([one])[0])["untouched"] for one in (found, there)]
+    text = machine_section(runs, "plan.yaml", "fp32").text
+    assert [line.startswith("A fast GPU, beside ") for line in text[1:]] == [False, True]
 
 
 def test_the_page_shows_scores_comparisons_and_where_figures_come_from(reported: Path) -> None:

@@ -66,7 +66,7 @@ def test_texts_compared_in_blocks_give_what_they_give_together(rows: int, block:
     (student,), (teacher,) = vectors(1, 3, 0, rows), vectors(1, 6, 1, rows)
     expected = references.all_to_all_kl(list(student), list(teacher), 0.1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distillation, "_TEXTS_AT_ONCE", block)
+        patch.setattr(distillation, "TEXTS_AT_ONCE", block)
         got = distillation.batch_similarity_kl(student, teacher, 0.1)
         torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
         grads = [torch.autograd.grad(loss, [student, teacher]) for loss in (got, expected)]
@@ -80,7 +80,7 @@ def test_what_a_large_batch_keeps_does_not_grow_with_its_square() -> None:
         kept.append(tensor.numel())
         return tensor
 
-    rows = 3 * distillation._TEXTS_AT_ONCE
+    rows = 3 * distillation.TEXTS_AT_ONCE
     (student,), (teacher,) = vectors(1, 4, 0, rows), vectors(1, 4, 1, rows)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         distillation.batch_similarity_kl(student, teacher, 0.1)

@@ -14,8 +14,11 @@ from matryoshka2d.objectives.base import Columns, DataFormat, check_columns
 from matryoshka2d.objectives.similarity import logits_kl, pairwise_cosine, unit, without_own
 from matryoshka2d.registry import require, require_not_negative, require_positive
 
-# More texts than usual batches have, few enough that their similarities to thousands of others are small.
-_TEXTS_AT_ONCE = 512
+TEXTS_AT_ONCE = 512
+"""More texts than usual batches have, few enough that their similarities to thousands of others are small.
+
+Up to so many texts no part of a loss runs again in the backward pass, so that `torch.vmap` can run it.
+"""
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,13 @@ def batch_similarity_kl(student: Tensor, teacher: Tensor, temperature: float) ->
         Divides the cosines before the softmax.
     """
     ours, theirs = unit(student), unit(teacher)
-    starts = range(0, len(ours), _TEXTS_AT_ONCE)
+    starts = range(0, len(ours), TEXTS_AT_ONCE)
     divergence = _divergence_of_texts if len(starts) == 1 else replayed(_divergence_of_texts)
     return torch.stack([divergence(ours, theirs, start, temperature) for start in starts]).sum() / len(ours)
 
 
 def _divergence_of_texts(ours: Tensor, theirs: Tensor, start: int, temperature: float) -> Tensor:
     """Return the sum over one block of texts of the KL of their similarities to all others."""
-    block = slice(start, start + _TEXTS_AT_ONCE)
+    block = slice(start, start + TEXTS_AT_ONCE)
     student, teacher = (without_own(side[block] @ side.T, start) / temperature for side in (ours, theirs))
     return logits_kl(student, teacher) * len(student)
