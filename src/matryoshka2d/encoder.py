@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from matryoshka2d import architectures, loading
 from matryoshka2d.errors import UserError
 from matryoshka2d.heads import ExitHeads
+from matryoshka2d.hub import hub_arguments
 from matryoshka2d.merged import exit_columns
 from matryoshka2d.size import Size, default_sizes
 
@@ -77,6 +78,7 @@ class ElasticEncoder(SentenceTransformer):
         wanted = None if size is None else Size.parse(size)
         if model_name_or_path is not None:
             name = loading.check_model(str(model_name_or_path))
+            kwargs = hub_arguments(name, kwargs)
             with loading.in_one_line(name), loading.without_load_report(shallow=wanted is not None):
                 super().__init__(**loading.init_arguments(name, wanted, pooling, kwargs))
         else:

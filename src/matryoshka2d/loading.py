@@ -11,6 +11,7 @@ from typing import Any
 
 from matryoshka2d.architectures import architecture_of, cut_config, is_causal
 from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.hub import why_silent
 from matryoshka2d.size import Size
 
 POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
@@ -79,8 +80,14 @@ def in_one_line(name: str) -> Iterator[None]:
             ) from error
         words = str(error).strip().splitlines() or [type(error).__name__]
         missing = isinstance(error, OSError) and not Path(name).is_dir()
-        place = "no such folder, and the hub did not give it: " if missing else ""
-        raise UserError(f"model '{name}' cannot be loaded: {place}{words[0]}") from error
+        why = f"no such folder, and the hub did not give it: {_of_the_hub(words[0])}" if missing else words[0]
+        raise UserError(f"model '{name}' cannot be loaded: {why}") from error
+
+
+def _of_the_hub(words: str) -> str:
+    """Return why the hub gave nothing: what its library says, unless the hub was not even asked."""
+    silent = why_silent()
+    return words if silent is None else f"{silent}, and no copy is in the cache"
 
 
 def _needs_own_code(name: str, error: Exception) -> bool:

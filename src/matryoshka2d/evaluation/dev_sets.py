@@ -57,32 +57,35 @@ def without_pairs(one: StsSet, barred: set[frozenset[str]]) -> StsSet:
 
 
 def read_dev_sts(
-    folder: str | os.PathLike[str], tested: Sequence[StsSet] | None = None, *, split: str = "dev"
+    source: str | os.PathLike[str], tested: Sequence[StsSet] | None = None, *, split: str = "dev"
 ) -> list[StsSet]:
-    """Read the dev pairs of STS-B and SICK-R that are in no test set.
+    """Read the dev pairs of STS-B and SICK-R, or of one file, that are in no test set.
 
     Parameters
     ----------
-    folder
-        The folder of the seven STS sets, ``stsb.tsv`` and ``sickr.tsv`` among them.
+    source
+        The folder of the seven STS sets, ``stsb.tsv`` and ``sickr.tsv`` among them; or one file with a dev
+        split of its own, as STS-B in another language.
     tested
-        The sets that results are reported on; the test rows of every file in the folder by default.
+        The sets that results are reported on; the test rows of the source by default.
     split
         ``dev``, or ``train`` for more pairs where nothing is trained on them.
 
     Returns
     -------
     list of StsSet
-        ``stsb-dev`` and ``sickr-dev``.
+        ``stsb-dev`` and ``sickr-dev``, or the file's own.
 
     Raises
     ------
     UserError
         If a file is missing, or every pair is a test pair.
     """
-    barred = pairs_of(read_sts(folder) if tested is None else tested)
+    place = Path(source)
+    files = [place / name for name in DEV_FILES] if place.is_dir() else [place]
+    barred = pairs_of(read_sts(place) if tested is None else tested)
     sets = []
-    for one in read_sts([Path(folder) / name for name in DEV_FILES], split=split):
+    for one in read_sts(files, split=split):
         kept = without_pairs(one, barred)
         sets.append(StsSet(f"{one.name}-{split}", kept.sentence1, kept.sentence2, kept.gold))
     return sets

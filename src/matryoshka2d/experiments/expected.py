@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matryoshka2d.default_model import resolve_model
-from matryoshka2d.experiments.plan import Plan
+from matryoshka2d.experiments.plan import TRAINED_KINDS, Plan
 from matryoshka2d.experiments.results import Result
 from matryoshka2d.experiments.units import Unit, options_of
 from matryoshka2d.experiments.workshop import Workshop
@@ -55,7 +55,7 @@ class Expectation:
         share = unit.size.layers / depth if unit.size else 1.0
         evaluating = 0.1 if trial else 1.0
         spent = self.test_texts * text * share * evaluating
-        if self.shop.plan.methods[unit.method].kind in ("train", "separate", "sentence-transformers"):
+        if self.shop.plan.methods[unit.method].kind in TRAINED_KINDS:
             options = options_of(self.shop.plan, unit)
             epochs = float(options.get("epochs", 1.0))
             spent += rows_of(self.shop, self.shop.plan, unit) * epochs * step * share

@@ -17,6 +17,9 @@ from matryoshka2d.yaml_files import read_yaml
 KINDS = ("train", "untouched", "fit", "separate", "sentence-transformers", "cut", "average")
 """How a method makes its models; see `Method.kind`."""
 
+TRAINED_KINDS = ("train", "separate", "sentence-transformers")
+"""Kinds of methods that train, with the plan's defaults."""
+
 TEACHERS = ("self", "original", "tuned")
 """Teachers that `TrainingOptions` knows by itself: no method may take their names."""
 
@@ -242,7 +245,7 @@ class Plan:
 
     def references(self, method: Method) -> tuple[str, ...]:
         """Return the methods whose models this one needs, in the order in which they are named."""
-        options = {**self.defaults, **method.options}
+        options = {**self.defaults, **method.options} if method.kind in TRAINED_KINDS else {}
         named = [options.get(key) for key in ("model", "teacher")]
         return tuple(dict.fromkeys([*(str(n) for n in named if n in self.methods), *method.of]))
 
@@ -478,7 +481,7 @@ def _check_kind(plan: Plan, method: Method, where: str) -> None:
             raise UserError(f"{where}: a cut is of one method")
     if method.weights and len(method.weights) != len(method.of):
         raise UserError(f"{where}: {len(method.weights)} weights for {len(method.of)} methods")
-    if method.kind in ("train", "fit", "separate", "sentence-transformers") and not plan.data:
+    if method.kind in (*TRAINED_KINDS, "fit") and not plan.data:
         raise UserError(f"{where} learns from data, but the plan has none")
     if method.kind in ("untouched", "fit") and method.options:
         raise UserError(f"{where} is of kind {method.kind} and takes no options")

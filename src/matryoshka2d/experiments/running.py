@@ -29,7 +29,7 @@ from matryoshka2d.experiments.measuring import (
     read_test_sets,
     sets_key,
 )
-from matryoshka2d.experiments.plan import Method, Plan
+from matryoshka2d.experiments.plan import TRAINED_KINDS, Method, Plan
 from matryoshka2d.experiments.replicates import has_replicates, keep_replicates
 from matryoshka2d.experiments.results import (
     CHOICE_FILE,
@@ -383,7 +383,7 @@ def _options(plan: Plan, unit: Unit, method: Method) -> dict[str, Any]:
         "weights": list(method.weights),
         "loss_options": dict(method.loss_options),
     }
-    if method.kind in ("train", "separate", "sentence-transformers"):
+    if method.kind in TRAINED_KINDS:
         own |= effective_options(plan, unit)
     if unit.data:
         data = plan.data[unit.data]

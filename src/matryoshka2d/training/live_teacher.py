@@ -25,7 +25,7 @@ class LiveTeacher:
     teacher
         Any sentence-transformers model, which nothing trains.
     columns
-        The columns of texts.
+        The columns of texts; one that stands there twice is the target of two.
     prompts
         Column → what is put before its texts; the teacher's default prompt, if any, where there is none.
     """
@@ -42,7 +42,8 @@ class LiveTeacher:
 
         The score of a row fills a vector of its own, which comes first.
         """
-        vectors = torch.stack([self._vectors(rows, column) for column in self.columns], dim=1)
+        found = {column: self._vectors(rows, column) for column in dict.fromkeys(self.columns)}
+        vectors = torch.stack([found[column] for column in self.columns], dim=1)
         if SCORE in rows[0]:
             scores = vectors.new_tensor([row[SCORE] for row in rows])
             vectors = torch.cat([scores[:, None, None].expand(-1, 1, vectors.shape[2]), vectors], dim=1)

@@ -112,6 +112,11 @@ class TrainingOptions:
         "(the model as it was, so that existing indexes stay valid), or another model. Default: tuned for "
         "all-sizes with labels, original for distillation.",
     )
+    translations: bool = _choice(
+        False,
+        "The texts of a row are translations of the first: the teacher reads the first alone, and its vector "
+        "is the target of all. For a model that is to learn a language from one that it knows.",
+    )
     cross_exit: float = _choice(
         0.0,
         "Weight of shallow queries that meet documents at full depth, relative to each size by itself. Set 1 "

@@ -31,7 +31,7 @@ from matryoshka2d.precision import Precision, resolve_precision
 from matryoshka2d.strategies import Shape, Strategy, make_strategy
 from matryoshka2d.strategies.cross_exit import check_cross_exit
 from matryoshka2d.training import learning_rates, ranks
-from matryoshka2d.training.column_prompts import column_prompts, mixture_prompts
+from matryoshka2d.training.column_prompts import mixture_prompts
 from matryoshka2d.training.dev import DevGrid, dev_grid
 from matryoshka2d.training.guarded import run_guarded
 from matryoshka2d.training.head_fit import fit_heads, texts_of
@@ -48,9 +48,12 @@ from matryoshka2d.training.teaching import (
     SELF,
     TUNED,
     check_teacher_is_heard,
+    check_translations,
+    columns_read,
     learns_without_labels,
     load_teacher,
     plain_options,
+    prompts_read,
     takes_teacher,
     teacher_name,
     with_teacher,
@@ -154,7 +157,9 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
 
 def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
     """Make objective and strategy, so that a wrong name or option is said before any model is loaded."""
-    objective = make_objective(options.objective, **options.objective_options) if options.objective else None
+    check_translations(options)
+    name = options.objective or ("distillation" if options.translations else None)
+    objective = make_objective(name, **options.objective_options) if name else None
     trackers(options.report_to)
     if options.lora:
         make_lora(options.lora_options)
@@ -262,12 +267,11 @@ def _losses(
             rows = rows.select_columns(text_columns(rows.column_names))
         teacher = teacher_name(options, distils=distils[name], takes=takes)
         if teacher is not None and teacher != SELF:
-            columns, form = text_columns(rows.column_names), mixture.formats[name]
+            form = mixture.formats[name]
+            columns = columns_read(text_columns(rows.column_names), translations=options.translations)
             taught_by = load(teacher)
             if isinstance(rows, Stream):
-                lookup = live[name] = LiveTeacher(
-                    taught_by, columns, column_prompts(taught_by, form, columns)
-                )
+                lookup = live[name] = LiveTeacher(taught_by, columns, prompts_read(taught_by, form, columns))
             else:
                 # The first process writes the teacher's vectors, the others read them.
                 with ranks.first_then_others():

@@ -15,6 +15,7 @@ from matryoshka2d.data import SCORE, Format
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
+from matryoshka2d.hub import hub_arguments
 from matryoshka2d.objectives import DataFormat, Objective
 from matryoshka2d.strategies import Shape, Strategy
 from matryoshka2d.training.column_prompts import column_prompts
@@ -69,6 +70,45 @@ def check_teacher_is_heard(options: TrainingOptions, *, distils: bool, takes: bo
         )
 
 
+def check_translations(options: TrainingOptions) -> None:
+    """Raise a `UserError` if translations are to be learnt from labels, or from the model as it changes."""
+    if not options.translations:
+        return
+    if options.objective not in (None, "distillation"):
+        raise UserError(
+            f"translations are learnt from a teacher's vectors, not with objective '{options.objective}': "
+            "leave the objective out, or the translations"
+        )
+    if options.teacher == SELF:
+        raise UserError(
+            "teacher 'self' changes while it teaches, and translations need one that stays: choose original "
+            "or another model"
+        )
+
+
+def columns_read(columns: Sequence[str], *, translations: bool) -> list[str]:
+    """Return, for each column of texts, the column that the teacher reads in its place.
+
+    Teaching a translation the vector of what was translated: Reimers and Gurevych 2020, arXiv 2004.09813.
+
+    Raises
+    ------
+    UserError
+        If there is nothing beside the text that would be a translation of it.
+
+    >>> columns_read(["anchor", "positive"], translations=True)
+    ['anchor', 'anchor']
+    """
+    if not translations:
+        return list(columns)
+    if len(columns) < 2:
+        raise UserError(
+            "translations need two texts a row, one of them known to the teacher: expected pairs, or leave "
+            "the translations out"
+        )
+    return [columns[0]] * len(columns)
+
+
 def load_teacher(
     name: str, encoder: ElasticEncoder, device: str | None, *, stays: bool = False
 ) -> SentenceTransformer:
@@ -77,7 +117,7 @@ def load_teacher(
         return copy.deepcopy(encoder).requires_grad_(False) if stays else encoder
     path = loading.check_model(resolve_model(name))
     with loading.in_one_line(path):
-        return SentenceTransformer(path, device=device)
+        return SentenceTransformer(path, **hub_arguments(path, {"device": device}))
 
 
 def plain_options(options: TrainingOptions) -> TrainingOptions:
@@ -113,13 +153,18 @@ def with_teacher(
     The teacher reads the texts with the prompts that it has itself for such data.
     The label of a row is its number or, if it has a score, score and number.
     """
-    prompts = column_prompts(teacher, form, columns)
+    prompts = prompts_read(teacher, form, columns)
     lookup = teacher_vectors(teacher, rows, columns, prompts=prompts, show_progress_bar=not quiet)
     numbers = range(len(rows))
     if SCORE in rows.column_names:
         labels: list[object] = [[score, float(n)] for score, n in zip(rows[SCORE], numbers, strict=True)]
         return rows.remove_columns(SCORE).add_column(_LABEL, labels), lookup
     return rows.add_column(_LABEL, list(numbers)), lookup
+
+
+def prompts_read(teacher: SentenceTransformer, form: Format, columns: Sequence[str]) -> dict[str, str]:
+    """Return column → prompt for what a teacher reads, where one column may stand for several."""
+    return column_prompts(teacher, form, list(dict.fromkeys(columns)))
 
 
 def learns_without_labels(objective: Objective) -> bool:
