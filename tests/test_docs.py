@@ -75,6 +75,8 @@ def workplace(
         json.dumps({"anchor": a, "positive": f"{p} runs", "negative": f"{n} sat"}) for a, p, n in triplets
     ]
     _write_lines(tmp_path / "triplets.jsonl", rows)
+    translations = [json.dumps({"anchor": word, "positive": f"{word} dot"}) for word in words]
+    _write_lines(tmp_path / "translations.jsonl", translations)
     (tmp_path / "nli").mkdir()
     parquet.write_table(pyarrow.Table.from_pylist([*map(json.loads, rows)]), tmp_path / "nli" / "0.parquet")
     pairs = [(left, right, i % 6) for i, (left, right) in enumerate(zip(words, words[2:], strict=False))]

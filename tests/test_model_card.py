@@ -186,6 +186,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "cross_exit": 0.5,
         "mini_batch_tokens": 4096,
     },
+    "translations": {"translations": True},
     "streams": {
         "data": ["a.csv", "b.csv"],
         "streaming": True,

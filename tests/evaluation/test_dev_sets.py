@@ -75,6 +75,14 @@ def test_only_the_sets_that_are_reported_are_barred_if_named(folder: Path) -> No
     assert len(stsb) == 3
 
 
+def test_one_file_is_dev_by_its_own_split(folder: Path) -> None:
+    (stsb,) = read_dev_sts(folder / "stsb.tsv", read_sts(folder))
+    assert stsb.name == "stsb-dev"
+    assert stsb.sentence1 == ("a cat sat", "red")
+    (alone,) = read_dev_sts(folder / "stsb.tsv")
+    assert not pairs_of([alone]) & pairs_of(read_sts(folder / "stsb.tsv"))
+
+
 def test_pairs_are_the_same_whatever_order_case_spacing_and_punctuation() -> None:
     assert folded("Don't  go!", "Stay") == folded("stay.", "don t go")
     assert folded("a", "b") != folded("a", "c")

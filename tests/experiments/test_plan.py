@@ -63,6 +63,14 @@ def test_methods_follow_what_they_need() -> None:
     assert needed(plan(), [plan().methods["both"]]) == {"both", "plain", "taught"}
 
 
+def test_a_default_names_no_model_for_what_is_not_trained() -> None:
+    toy = plan(defaults={"teacher": "untouched", "objective": "distillation", "batch_size": 4})
+    assert toy.references(toy.methods["plain"]) == ("untouched",)
+    assert toy.references(toy.methods["untouched"]) == ()
+    assert toy.references(toy.methods["both"]) == ("plain", "taught")
+    assert toy.references(toy.methods["taught"]) == ("plain",)
+
+
 def test_units_are_seeds_by_sizes_and_what_is_untrained_is_measured_once() -> None:
     toy = plan()
     chosen = {("separate", "tiny", "nli", "2x16"): {"learning_rate": 3e-4}}

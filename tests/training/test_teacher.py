@@ -13,13 +13,15 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
 import matryoshka2d.training.run as training_run
+from matryoshka2d.data import format_of
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.loss import ElasticLoss
 from matryoshka2d.strategies import STRATEGIES
+from matryoshka2d.training.live_teacher import LiveTeacher
 from matryoshka2d.training.options import TrainingOptions
 from matryoshka2d.training.teacher import cache_folder, teacher_vectors
-from matryoshka2d.training.teaching import teacher_name
+from matryoshka2d.training.teaching import columns_read, prompts_read, teacher_name, with_teacher
 from tests import tiny
 from tests.training import small
 
@@ -231,6 +233,80 @@ class TestInTraining:
         with pytest.raises(UserError, match=r"tuned.*labels") as raised:
             self.run(tmp_path, model, teacher="tuned")
         assert "\n" not in str(raised.value)
+
+
+class TestTranslations:
+    """The teacher reads the first text of a row, and its vector is the target of every translation."""
+
+    @pytest.fixture(autouse=True)
+    def empty_cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MATRYOSHKA2D_CACHE", str(tmp_path / "cache"))
+
+    def run(self, folder: Path, model: str, **choices: Any) -> ElasticEncoder:
+        options = {"match_vectors": "true", "similarity_weight": "0"}
+        return small.run(
+            folder, model, translations=True, teacher="original", objective_options=options, **choices
+        )
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_a_translation_is_drawn_to_the_vector_of_what_it_translates(
+        self, tmp_path: Path, model: str, streaming: bool
+    ) -> None:
+        more: dict[str, Any] = {"streaming": True, "rows": {"pairs": "24"}} if streaming else {}
+        after = self.run(tmp_path, model, epochs=12, strategy="full", **more)
+        rows = small.rows("pairs")
+        teacher = SentenceTransformer(model, device="cpu")
+        target = teacher.encode([row["anchor"] for row in rows])
+        translated = [row["positive"] for row in rows]
+        near, far = (
+            (one.encode(translated, normalize_embeddings=True) * target).sum(axis=1)
+            for one in (after, teacher)
+        )
+        assert (near > far).mean() > 0.9
+        # The text that the teacher knows keeps its vector.
+        kept = (after.encode([row["anchor"] for row in rows], normalize_embeddings=True) * target).sum(axis=1)
+        assert kept.mean() > near.mean()
+
+    def test_the_teacher_reads_no_translation(self, tmp_path: Path, model: str, encoded: list[str]) -> None:
+        self.run(tmp_path, model)
+        assert sorted(encoded) == sorted(row["anchor"] for row in small.rows("pairs"))
+
+    @pytest.mark.parametrize("form", ["pairs", "triplets"])
+    def test_every_column_has_the_vector_and_the_prompt_of_the_first(
+        self, model: str, cache: Path, form: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MATRYOSHKA2D_CACHE", str(cache))
+        teacher = SentenceTransformer(model, device="cpu")
+        teacher.prompts = {"query": "query : ", "document": "passage : "}
+        rows = Dataset.from_list(small.rows(form, 4))
+        columns = columns_read(rows.column_names, translations=True)
+        _, stored = with_teacher(rows, columns, teacher, form=format_of(rows[0]), quiet=True)
+        expected = teacher.encode(rows["anchor"], prompt="query : ")
+        live = LiveTeacher(teacher, columns, prompts_read(teacher, format_of(rows[0]), columns))
+        taught = torch.stack([row["label"] for row in live.taught(rows.to_list())])
+        for column in range(len(columns)):
+            np.testing.assert_allclose(stored(torch.arange(4))[:, column], expected, atol=1e-5)
+            np.testing.assert_allclose(taught[:, column], expected, atol=1e-5)
+
+    def test_texts_alone_have_no_translations(self, tmp_path: Path, model: str) -> None:
+        with pytest.raises(UserError, match="translations need two texts a row"):
+            self.run(tmp_path, model, data=[small.data_file(tmp_path, "texts")])
+
+    @pytest.mark.parametrize(
+        ("choices", "message"),
+        [
+            ({"objective": "infonce"}, "not with objective 'infonce'"),
+            ({"teacher": "self"}, "'self' changes while it teaches"),
+            ({"teacher": "tuned"}, "'tuned' is fine-tuned on labels"),
+        ],
+    )
+    def test_what_cannot_teach_them_is_one_line(
+        self, tmp_path: Path, model: str, choices: dict[str, str], message: str
+    ) -> None:
+        with pytest.raises(UserError, match=message) as raised:
+            small.run(tmp_path, model, translations=True, **choices)
+        assert "\n" not in str(raised.value)
+        assert not (tmp_path / "out").exists()
 
 
 class TestTuned:
