@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,44 @@ def test_a_failed_write_keeps_what_was_there(tmp_path: Path) -> None:
         (folder / "other").write_text("new")
     assert [path.name for path in target.iterdir()] == ["other"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next_write_and_what_another_writes_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os, signal, sys; from matryoshka2d.files import staged_file\n"
+        "with staged_file(sys.argv[1]) as half: half.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed, alive = tmp_path / "a [1].txt", tmp_path / "b.txt"
+    for target in (killed, alive):
+        subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    with staged_file(killed) as temporary:  # a lock so new may be one that is just being taken
+        temporary.write_text("whole")
+        assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.setattr("matryoshka2d.files._NEW", -1)
+    with staged_file(alive) as first:
+        (held,) = (entry for entry in tmp_path.iterdir() if entry.name.startswith(".b.txt"))
+        first.write_text("first")
+        with staged_file(alive) as second:
+            second.write_text("second")
+        assert held.is_dir()
+    assert alive.read_text() == "first"
+    with staged_file(killed) as temporary:
+        temporary.write_text("whole again")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a [1].txt", "b.txt"]
+
+
+def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise NotImplementedError("no locks here")
+
+    monkeypatch.setattr("filelock.FileLock._acquire", none)
+    for content in ("one", "two"):
+        with staged_file(tmp_path / "a.txt") as temporary:
+            temporary.write_text(content)
+    assert (tmp_path / "a.txt").read_text() == "two"
 
 
 def test_a_folder_in_use_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 from matryoshka2d.errors import UserError
+
+# Seconds in which a process that made its lock surely holds it.
+_NEW = 60
 
 
 @contextlib.contextmanager
@@ -140,13 +147,33 @@ def _temporary_sibling(path: Path) -> Iterator[Path]:
     _check_writable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
         holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp-", dir=path.parent))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    lock = FileLock(_lock_in(holder, path))
     try:
+        # Where a file system has no locks the writing goes on, and what a kill leaves stays.
+        with contextlib.suppress(OSError, NotImplementedError):
+            lock.acquire()
         yield holder / path.name
     finally:
+        lock.release()
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def _lock_in(holder: Path, path: Path) -> Path:
+    return holder / f"{path.name}.lock"
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what a killed process left beside a target: its lock is free, and no longer new."""
+    for holder in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+        lock = _lock_in(holder, path)
+        with contextlib.suppress(OSError, NotImplementedError):
+            if time.time() - lock.stat().st_mtime > _NEW:
+                with FileLock(lock, timeout=0):
+                    shutil.rmtree(holder, ignore_errors=True)
 
 
 def _swap_in(temporary: Path, path: Path) -> None:
