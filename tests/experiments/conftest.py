@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from matryoshka2d.experiments.dry_run import small
-from matryoshka2d.experiments.plan import Plan, plan_of
-from matryoshka2d.experiments.running import Outcome, Request, reproduce
+from matryoshka2d.experiments.plan import Plan
+from matryoshka2d.experiments.plan_reading import plan_of
+from matryoshka2d.experiments.request import Request
+from matryoshka2d.experiments.running import Outcome, reproduce
 
 CONTENT: dict[str, Any] = {
     "title": "A toy plan",

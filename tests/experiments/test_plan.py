@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from matryoshka2d import Size, UserError
-from matryoshka2d.experiments.plan import plan_of, read_plan
+from matryoshka2d.experiments.plan_reading import plan_of, read_plan
 from matryoshka2d.experiments.units import Unit, layers, needed, selected, trials_of, units_of
 
 PLANS = Path(__file__).parents[2] / "plans"

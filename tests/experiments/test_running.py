@@ -14,7 +14,9 @@ import pytest
 from matryoshka2d import Size, UserError
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.evaluation import read_sts, sts_grid
-from matryoshka2d.experiments.plan import plan_of
+from matryoshka2d.experiments.choices import note_trial, read_choices
+from matryoshka2d.experiments.plan_reading import plan_of
+from matryoshka2d.experiments.request import Request
 from matryoshka2d.experiments.results import (
     CHOICE_FILE,
     read_json,
@@ -23,7 +25,7 @@ from matryoshka2d.experiments.results import (
     scores_file,
     write_json,
 )
-from matryoshka2d.experiments.running import Bench, Request, read_choices, reproduce
+from matryoshka2d.experiments.running import reproduce
 from matryoshka2d.experiments.units import Unit
 from matryoshka2d.experiments.workshop import Workshop
 from tests.experiments.conftest import CONTENT, Ran, request_of
@@ -141,11 +143,10 @@ class TestDev:
 
     def test_what_another_process_chose_meanwhile_stays(self, ran: Ran, tmp_path: Path) -> None:
         request = copied(ran, tmp_path)
-        bench = Bench(request)
         page = read_json(request.results / CHOICE_FILE)
         theirs = {**page["trials"][0], "key": "theirs"}
         write_json(request.results / CHOICE_FILE, {**page, "trials": [*page["trials"], theirs]})
-        bench._note_trial({**page["trials"][1], "key": "ours"})
+        note_trial(request, {**page["trials"][1], "key": "ours"})
         keys = [trial["key"] for trial in read_json(request.results / CHOICE_FILE)["trials"]]
         assert keys == [*(trial["key"] for trial in page["trials"]), "theirs", "ours"]
 

@@ -48,7 +48,7 @@ def reproduce(
 
     Example: matryoshka2d reproduce plans/tier1.yaml --data DATA
     """
-    from matryoshka2d.experiments.plan import read_plan
+    from matryoshka2d.experiments.plan_reading import read_plan
 
     table = read_plan(plan)
     if data is None and not dry_run:
@@ -56,7 +56,8 @@ def reproduce(
             "no data folder: expected --data FOLDER or the environment variable MATRYOSHKA2D_DATA"
         )
     quiet_libraries()
-    from matryoshka2d.experiments.running import Request, reproduce
+    from matryoshka2d.experiments.request import Request
+    from matryoshka2d.experiments.running import reproduce
 
     request = Request(
         plan=table,

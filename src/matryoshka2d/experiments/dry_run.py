@@ -15,7 +15,8 @@ from typing import Any
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.experiments.plan import Data, Method, Plan
-from matryoshka2d.experiments.running import Outcome, Request, reproduce
+from matryoshka2d.experiments.request import Request
+from matryoshka2d.experiments.running import Outcome, reproduce
 
 _WORDS = [first + second for first in ("ba", "ke", "li", "mo", "nu") for second in "rstlndg"]
 _ROWS = 24
