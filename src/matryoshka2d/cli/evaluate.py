@@ -144,6 +144,7 @@ def load(model: str, pooling: str | None, device: str | None, *, quiet: bool = F
     from matryoshka2d.architectures import UnknownArchitectureError
     from matryoshka2d.default_model import resolve_model
     from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.hub import hub_arguments
 
     name = resolve_model(model)
     try:
@@ -153,7 +154,8 @@ def load(model: str, pooling: str | None, device: str | None, *, quiet: bool = F
 
         say(f"note: {unknown}. Only its full depth is evaluated.", silent=quiet)
         with loading.in_one_line(name):
-            return SentenceTransformer(**loading.init_arguments(name, None, pooling, {"device": device}))
+            choices = hub_arguments(name, {"device": device})
+            return SentenceTransformer(**loading.init_arguments(name, None, pooling, choices))
 
 
 def _in_precision(encoder: Any, model: str, precision: str, *, quiet: bool) -> Any:

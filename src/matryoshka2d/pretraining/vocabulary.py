@@ -17,6 +17,7 @@ from matryoshka2d import loading
 from matryoshka2d.architectures import is_causal
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
+from matryoshka2d.hub import hub_arguments
 
 
 class VocabularyHead(nn.Module):
@@ -109,10 +110,11 @@ def load_head(name: str, encoder: ElasticEncoder) -> tuple[VocabularyHead, bool]
         The head, and whether its weights were in the checkpoint; new ones are drawn as transformers draws
         them.
     """
-    folder = loading.transformer_folder(name, {})
+    place = hub_arguments(name, {})
+    folder = loading.transformer_folder(name, place)
     with loading.in_one_line(name), _without_report():
         model, report = AutoModelForMaskedLM.from_pretrained(
-            name, subfolder=folder, dtype=torch.float32, output_loading_info=True
+            name, subfolder=folder, dtype=torch.float32, output_loading_info=True, **place
         )
     base = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if not key.startswith(base)]
