@@ -288,6 +288,13 @@ class TestTranslations:
             np.testing.assert_allclose(stored(torch.arange(4))[:, column], expected, atol=1e-5)
             np.testing.assert_allclose(taught[:, column], expected, atol=1e-5)
 
+    def test_plain_texts_beside_them_are_taught_their_own_vectors(
+        self, tmp_path: Path, model: str, encoded: list[str]
+    ) -> None:
+        self.run(tmp_path, model, data=[small.data_file(tmp_path, form) for form in ("pairs", "texts")])
+        anchors = [row["anchor"] for row in small.rows("pairs")]
+        assert sorted(encoded) == sorted([*anchors, *(row["text"] for row in small.rows("texts"))])
+
     def test_texts_alone_have_no_translations(self, tmp_path: Path, model: str) -> None:
         with pytest.raises(UserError, match="translations need two texts a row"):
             self.run(tmp_path, model, data=[small.data_file(tmp_path, "texts")])

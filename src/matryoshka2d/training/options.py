@@ -115,7 +115,8 @@ class TrainingOptions:
     translations: bool = _choice(
         False,
         "The texts of a row are translations of the first: the teacher reads the first alone, and its vector "
-        "is the target of all. For a model that is to learn a language from one that it knows.",
+        "is the target of all. For a model that is to learn a language from one that it knows. Plain texts "
+        "beside them keep what it knows.",
     )
     cross_exit: float = _choice(
         0.0,

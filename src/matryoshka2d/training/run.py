@@ -47,6 +47,7 @@ from matryoshka2d.training.streaming import mixture_shares, stream_batches
 from matryoshka2d.training.teaching import (
     SELF,
     TUNED,
+    check_has_translations,
     check_teacher_is_heard,
     check_translations,
     columns_read,
@@ -129,6 +130,8 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     has_new_heads = _prepare(encoder, options, strategy, precision)
     dev = _dev(encoder, options)
     objectives = _objectives(mixture, named, options)
+    if options.translations:
+        check_has_translations(text_columns(rows.column_names) for rows in mixture.datasets.values())
     losses, datasets, teachers = _losses(encoder, mixture, objectives, strategy, options, quiet)
     on_cpu = encoder.device.type == "cpu"
     if not quiet:

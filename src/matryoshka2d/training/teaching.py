@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
@@ -70,6 +70,15 @@ def check_teacher_is_heard(options: TrainingOptions, *, distils: bool, takes: bo
         )
 
 
+def check_has_translations(columns: Iterable[Sequence[str]]) -> None:
+    """Raise a `UserError` if no data set, of those with these columns of texts, holds translations."""
+    if all(len(texts) < 2 for texts in columns):
+        raise UserError(
+            "translations need two texts a row, the first of them in a language that the teacher knows: "
+            "expected pairs, or leave the translations out"
+        )
+
+
 def check_translations(options: TrainingOptions) -> None:
     """Raise a `UserError` if translations are to be learnt from labels, or from the model as it changes."""
     if not options.translations:
@@ -91,22 +100,10 @@ def columns_read(columns: Sequence[str], *, translations: bool) -> list[str]:
 
     Teaching a translation the vector of what was translated: Reimers and Gurevych 2020, arXiv 2004.09813.
 
-    Raises
-    ------
-    UserError
-        If there is nothing beside the text that would be a translation of it.
-
     >>> columns_read(["anchor", "positive"], translations=True)
     ['anchor', 'anchor']
     """
-    if not translations:
-        return list(columns)
-    if len(columns) < 2:
-        raise UserError(
-            "translations need two texts a row, one of them known to the teacher: expected pairs, or leave "
-            "the translations out"
-        )
-    return [columns[0]] * len(columns)
+    return [columns[0]] * len(columns) if translations else list(columns)
 
 
 def load_teacher(
