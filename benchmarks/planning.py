@@ -38,7 +38,8 @@ from matryoshka2d.evaluation.cost import (
     time_many_texts,
     time_single_texts,
 )
-from matryoshka2d.evaluation.quality import Quality, labelled_qualities
+from matryoshka2d.evaluation.measured_quality import labelled_qualities
+from matryoshka2d.evaluation.quality import Quality
 from matryoshka2d.inference import open_engine
 from matryoshka2d.planning import Budget, Plan
 from matryoshka2d.planning.choose import obeys

@@ -128,8 +128,9 @@ def test_files_are_written_whole(run: Run, model: str, sts: Path, tmp_path: Path
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_for_each_depth(run: Run, model: str, sts: Path) -> None:
     limits = ("--max-memory", "64GB", "--json")
-    plan = run("plan", model, "--sts", sts, "--sizes", "1,4x32", *QUICK, *limits).json
-    peaks = [row["memory"] for row in plan["sizes"]]
+    outcome = run("plan", model, "--sts", sts, "--sizes", "1,4x32", *QUICK, *limits)
+    assert outcome.code == 0, outcome.err
+    peaks = [row["memory"] for row in outcome.json["sizes"]]
     assert len(peaks) == 2
     # A Python process with torch in it: more than 100 MB, less than 5 GB.
     assert all(1e8 < peak < 5e9 for peak in peaks)

@@ -14,7 +14,7 @@ import torch
 
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.evaluation import StsSet
-from matryoshka2d.evaluation.quality import sts_quality
+from matryoshka2d.evaluation.measured_quality import sts_quality
 from matryoshka2d.evaluation.record import fingerprint, store_quality
 from matryoshka2d.export.run import Export, export_model
 from tests import tiny

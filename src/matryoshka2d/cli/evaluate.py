@@ -105,7 +105,7 @@ def evaluate(
     encoder = load(model, pooling, device, quiet=quiet)
     from matryoshka2d.encoding import check_prompt
     from matryoshka2d.evaluation.exits import Exits
-    from matryoshka2d.evaluation.quality import with_full
+    from matryoshka2d.evaluation.measured_quality import with_full
 
     check_prompt(encoder.prompts, prompt_name)
     if save and not isinstance(encoder, Exits):
@@ -264,7 +264,7 @@ def _save(
     **encoding: Any,
 ) -> None:
     """Keep the quality of the first task in the model, for every precision of an index."""
-    from matryoshka2d.evaluation.quality import labelled_qualities
+    from matryoshka2d.evaluation.measured_quality import labelled_qualities
     from matryoshka2d.evaluation.record import fingerprint, store_quality
 
     details = {"split": split} if encoded is not None else {}

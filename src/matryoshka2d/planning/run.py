@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation.cost import INDEX_PRECISIONS, Costs, measure_costs
-from matryoshka2d.evaluation.quality import Quality, check_measure
+from matryoshka2d.evaluation.fidelity import check_measure
+from matryoshka2d.evaluation.quality import Quality
 from matryoshka2d.planning.budget import Budget
 from matryoshka2d.planning.result import Plan
 from matryoshka2d.planning.sample import sample_texts
@@ -110,7 +111,7 @@ def plan(
     split
         Which rows of STS files.
     fidelity_by
-        ``"similarity"`` or ``"recall"``: see `matryoshka2d.evaluation.quality.fidelity`.
+        ``"similarity"`` or ``"recall"``: see `matryoshka2d.evaluation.fidelity.fidelity`.
     sizes
         As ``"1-6x32,64"``; by default those that the model shows, or whose quality it carries.
     engine, engine_precision, device
@@ -299,7 +300,8 @@ def measured_quality(
     UserError
         If there are no sources and the model carries none.
     """
-    from matryoshka2d.evaluation.quality import fidelity, labelled_qualities
+    from matryoshka2d.evaluation.fidelity import fidelity
+    from matryoshka2d.evaluation.measured_quality import labelled_qualities
     from matryoshka2d.evaluation.record import fingerprint, store_quality, stored_quality
 
     if sources.texts:
