@@ -125,7 +125,8 @@ GROUND = {"errors", "size", "registry"}
         ("caching", set()),
         ("gathering", set()),
         ("merged", {"caching"}),
-        ("encoder", {"architectures", "errors", "heads", "loading", "merged", "size"}),
+        ("encoder", {"architectures", "errors", "heads", "hub", "loading", "merged", "size"}),
+        ("hub", set()),
     ],
 )
 def test_a_room_below_knows_no_room_above(room: str, allowed: set[str]) -> None:
