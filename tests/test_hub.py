@@ -60,6 +60,27 @@ def test_a_hub_that_answers_with_an_error_answers_and_is_asked_once(server: HTTP
     assert hub_arguments("owner/name", {"device": "cpu"}) == {"device": "cpu"}
 
 
+def test_an_address_that_is_none_is_left_to_the_hubs_library(
+    online: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "nowhere")
+    assert why_silent() is None
+
+
+def test_an_answer_that_is_no_http_is_one_too(online: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def babble() -> None:
+            caller, _ = server.accept()
+            with caller:
+                caller.recv(1000)
+                caller.sendall(b"hello\n")
+
+        threading.Thread(target=babble, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert why_silent() is None
+
+
 def test_a_silent_hub_leaves_the_cache(silent: str) -> None:
     assert why_silent() == f"{silent} does not answer"
     assert hub_arguments("owner/name", {}) == {"local_files_only": True}

@@ -18,6 +18,8 @@ from matryoshka2d.errors import UserError
 
 # Seconds in which a process that made its lock surely holds it.
 _NEW = 60
+# What a lock raises that cannot be had: it is held (filelock's Timeout is an OSError), or there are no locks.
+_NO_LOCK = (OSError, NotImplementedError)
 
 
 @contextlib.contextmanager
@@ -153,8 +155,8 @@ def _temporary_sibling(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     lock = FileLock(_lock_in(holder, path))
     try:
-        # Where a file system has no locks the writing goes on, and what a kill leaves stays.
-        with contextlib.suppress(OSError, NotImplementedError):
+        # Without a lock the writing goes on, and what a kill leaves stays.
+        with contextlib.suppress(*_NO_LOCK):
             lock.acquire()
         yield holder / path.name
     finally:
@@ -170,7 +172,7 @@ def _remove_abandoned(path: Path) -> None:
     """Remove what a killed process left beside a target: its lock is free, and no longer new."""
     for holder in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
         lock = _lock_in(holder, path)
-        with contextlib.suppress(OSError, NotImplementedError):
+        with contextlib.suppress(*_NO_LOCK):
             if time.time() - lock.stat().st_mtime > _NEW:
                 with FileLock(lock, timeout=0):
                     shutil.rmtree(holder, ignore_errors=True)

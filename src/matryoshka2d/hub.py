@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import http.client
 import ssl
 import urllib.error
 import urllib.request
@@ -44,11 +45,11 @@ def why_silent() -> str | None:
 @functools.cache
 def _answers(endpoint: str, seconds: float) -> bool:
     """Return whether a server, or a proxy before it, says anything at all; it is asked once a process."""
-    request = urllib.request.Request(endpoint, method="HEAD")
     try:
-        with urllib.request.urlopen(request, timeout=seconds):
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=seconds):
             return True
-    except urllib.error.HTTPError:
+    # An error is an answer; an address or an answer that makes no sense is for the hub's library to name.
+    except (urllib.error.HTTPError, http.client.HTTPException, ValueError):
         return True
     except OSError as error:
         # A certificate that is not known here may be known to the hub's library: let that one say so.

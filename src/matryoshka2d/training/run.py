@@ -122,6 +122,8 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
                 shutil.rmtree(options.run_folder, ignore_errors=True)
     precision = resolve_precision(options.precision, options.device or "auto")
     mixture = _mixture(options)
+    if options.translations:
+        check_has_translations(text_columns(rows.column_names) for rows in mixture.datasets.values())
     shares = mixture_shares(mixture.rows, options) if options.mix and not options.streaming else None
     stream = stream_batches(mixture, options) if options.streaming else None
     set_seed(options.seed)
@@ -130,8 +132,6 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     has_new_heads = _prepare(encoder, options, strategy, precision)
     dev = _dev(encoder, options)
     objectives = _objectives(mixture, named, options)
-    if options.translations:
-        check_has_translations(text_columns(rows.column_names) for rows in mixture.datasets.values())
     losses, datasets, teachers = _losses(encoder, mixture, objectives, strategy, options, quiet)
     on_cpu = encoder.device.type == "cpu"
     if not quiet:
