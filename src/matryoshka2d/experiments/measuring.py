@@ -167,3 +167,11 @@ def sets_key(sets: TestSets | DevSets) -> list[Any]:
         for r in others
     ]
     return [sts, retrieval]
+
+
+def words_of(sets: TestSets | DevSets) -> int:
+    """Return how many words sets hold: about how long it takes to encode them."""
+    texts = [text for one in sets.sts for text in (*one.sentence1, *one.sentence2)]
+    for one in sets.retrieval if isinstance(sets, TestSets) else sets.captions:
+        texts += [*one.corpus.values(), *(one.queries[query] for query in one.judged)]
+    return sum(len(text.split()) for text in texts)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.experiments.choices import note_trial, read_choices, read_trials
 from matryoshka2d.experiments.expected import Expectation
 from matryoshka2d.experiments.keys import key_of
-from matryoshka2d.experiments.measuring import read_dev_sets, read_test_sets, sets_key
+from matryoshka2d.experiments.measuring import DevSets, read_dev_sets, read_test_sets, sets_key, words_of
 from matryoshka2d.experiments.plan import Method, Plan
 from matryoshka2d.experiments.replicates import has_replicates
 from matryoshka2d.experiments.request import Request, plan_facts
@@ -78,13 +80,11 @@ class Bench:
         self.shop = Workshop(request.plan, request.data_folder, request.runs, chosen=read_choices(request))
         self.tests = read_test_sets(self.shop)
         self.tests_key = sets_key(self.tests)
-        texts = sum(2 * len(one) for one in self.tests.sts)
-        texts += sum(len(one.corpus) + len(one.judged) for one in self.tests.retrieval)
         try:
             earlier = read_results(request.results)
         except UserError:
             earlier = []
-        self.expected = Expectation(self.shop, earlier, texts)
+        self.expected = Expectation(self.shop, earlier, words_of(self.tests))
 
     # --- what there is to do ---------------------------------------------------------------------------
 
@@ -118,8 +118,11 @@ class Bench:
         trials = [u for m in choosing for u in trials_of(plan, m) if self.trial_key(u) not in tried]
         units = [unit for method in methods for unit in self.units(method)]
         pending = [unit for unit in units if not self.is_done(unit, self.result_key(unit))]
-        seconds = sum(self.expected.seconds(unit, trial=True) for unit in trials)
-        seconds += sum(self.expected.seconds(unit) for unit in pending)
+        seconds = sum(self.expected.seconds(unit, dev_words=self.dev_words) for unit in trials)
+        paid = {str(dataclasses.replace(unit, options={})) for unit in trials if unit.limit is None}
+        for unit in pending:
+            is_tried = str(dataclasses.replace(unit, options={})) in paid
+            seconds += self.expected.seconds(unit, is_made=True if is_tried else None)
         hours = seconds / 3600 / request.jobs
         bound = "" if request.hours is None else f", bounded by {request.hours:g} hours"
         return (
@@ -141,12 +144,20 @@ class Bench:
         judged = str(unit.size or (choice.sizes if choice else "") or list(map(str, self.request.plan.sizes)))
         return key_of("trial", self.shop.key(unit), judged, self.dev_key, *_if_not_fp32(self.request.plan))
 
-    @property
+    @cached_property
     def dev_key(self) -> Any:
         """What the dev sets are made of."""
-        if not hasattr(self, "_dev_key"):
-            self._dev_key = sets_key(read_dev_sets(self.shop, self.tests.sts))
-        return self._dev_key
+        return sets_key(self.dev_sets)
+
+    @cached_property
+    def dev_words(self) -> int:
+        """How many words the dev sets hold."""
+        return words_of(self.dev_sets)
+
+    @cached_property
+    def dev_sets(self) -> DevSets:
+        """The dev sets, read when the first trial asks for them."""
+        return read_dev_sets(self.shop, self.tests.sts)
 
     def choose(self, methods: Sequence[Method], submit: Submit, say: Say) -> None:
         """Try what is to be chosen on dev, and write the choice down."""
@@ -156,7 +167,7 @@ class Bench:
         missing = [(u, k) for u, k in zip(units, keys, strict=True) if k not in done]
         for trial in submit(
             [(unit, self._try(unit, key)) for unit, key in missing],
-            lambda unit: self.fits(self.expected.seconds(unit, trial=True)),
+            lambda unit: self.fits(self.expected.seconds(unit, dev_words=self.dev_words)),
         ):
             note_trial(self.request, trial)
             say(f"dev {trial['score']:.2f}: {trial['name']}")

@@ -144,6 +144,15 @@ class Workshop:
             return self.model(self.sources(unit)[0])
         return self._kept(self.key(unit), lambda folder: _MAKERS[kind](self, unit, folder))
 
+    def is_made(self, unit: Unit) -> bool:
+        """Return whether the model of a unit is there."""
+        kind = self.plan.methods[unit.method].kind
+        if kind == "untouched":
+            return True
+        if kind == "cut":
+            return self.is_made(self.sources(unit)[0])
+        return all(path.exists() for path in self._places(self.key(unit)))
+
     def backbone(self, name: str) -> str:
         """Return where a backbone loads from; a pruned one is made first."""
         backbone = self.plan.backbones[name]
@@ -160,7 +169,7 @@ class Workshop:
             shutil.rmtree(self.runs / "models" / self.key(unit), ignore_errors=True)
 
     def _kept(self, key: str, make: Callable[[Path], None]) -> Made:
-        folder, note = self.runs / "models" / key, self.runs / "models" / f"{key}.json"
+        folder, note = self._places(key)
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Two processes may need the same teacher: one makes it, the other waits.
         with FileLock(folder.with_name(f"{key}.lock")):
@@ -175,6 +184,10 @@ class Workshop:
                 with staged_file(note) as temporary:
                     temporary.write_text(json.dumps(spent), encoding="utf-8")
         return Made(str(folder), None, json.loads(note.read_text(encoding="utf-8")))
+
+    def _places(self, key: str) -> tuple[Path, Path]:
+        """Return the folder of a model, and the note of what it cost."""
+        return self.runs / "models" / key, self.runs / "models" / f"{key}.json"
 
     def training(self, unit: Unit, output: Path, **more: Any) -> TrainingOptions:
         """Return the `TrainingOptions` of a unit."""
