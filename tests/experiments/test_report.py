@@ -30,7 +30,7 @@ from matryoshka2d.experiments.results import (
     read_scores,
     scores_file,
 )
-from matryoshka2d.experiments.sections import machine_section
+from matryoshka2d.experiments.sections import claims_section, machine_section
 from tests.experiments.conftest import Ran
 
 RESAMPLES = 50
@@ -83,6 +83,22 @@ def test_statistics_hold_every_comparison_with_its_counts(reported: Path) -> Non
             assert (size in entry["worse"]) == (upper < 0)
             assert (size in entry["not_at_least_as_good"]) == (lower <= -0.3)
     assert beir["claims"] == []
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("at least as good", "weakest at 2x8: +0.50 [-1.20, +2.20]; mean of 2: +0.30 [-0.50, +1.00]"),
+        ("worse", "weakest at 2x8: +0.50 [-1.20, +2.20]; mean of 2: +0.30 [-0.50, +1.00]"),
+        ("keeps 0.9", "weakest at 1x8: 0.10%; mean of 2: 0.30% [-0.50, 1.00]"),
+    ],
+)
+def test_a_claim_of_many_sizes_says_which_one_decides_it(verdict: str, said: str) -> None:
+    """The widest interval fails first, though its lead is not the smallest."""
+    sizes = {"1x8": [0.1, 0.0, 0.2, -0.1, 0.3], "2x8": [0.5, -1.0, 2.0, -1.2, 2.2]}
+    claim = {"text": "It is so.", "verdict": verdict, "holds": False, "sizes": sizes}
+    section = claims_section([{**claim, "mean over sizes": [0.3, -0.5, 1.0]}])
+    assert section.rows == (("It is so.", "**not confirmed here**", said),)
 
 
 def test_claims_are_judged_by_their_figures(reported: Path) -> None:

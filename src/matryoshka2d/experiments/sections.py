@@ -80,7 +80,8 @@ def claims_section(claims: Sequence[Entry]) -> Section:
         rows.append((str(claim["text"]), verdict, _figures(claim)))
     text = (
         "Confirmed means: in this setting, with the intervals below. What was not run here is neither "
-        "confirmed nor refuted."
+        "confirmed nor refuted. Of a claim about many sizes the weakest one is named: its simultaneous bound "
+        "is the nearest to failing."
     )
     return Section("Claims", (text,), ("claim", "", "figures"), tuple(rows))
 
@@ -94,9 +95,24 @@ def _figures(claim: Entry) -> str:
         where = size
     else:
         estimate, low, high = claim["mean over sizes"]
-        lowest = min(estimates, key=lambda size: estimates[size][0])
-        where = f"lowest at {lowest}: {_signed(estimates[lowest][0], share)}{unit}; mean of {len(estimates)}"
+        least, said = _weakest(estimates, str(claim["verdict"]))
+        where = f"weakest at {least}: {said}; mean of {len(estimates)}"
     return f"{where}: {_signed(estimate, share)}{unit} [{_signed(low, share)}, {_signed(high, share)}]"
+
+
+def _weakest(estimates: Mapping[str, Sequence[float]], verdict: str) -> tuple[str, str]:
+    """Return the size that decides a claim about many sizes, and its figures.
+
+    What is claimed of each size stands or falls with the simultaneous bound nearest to failing, which need
+    not be that of the smallest lead; a share has to be reached by the estimate itself.
+    """
+    if verdict.startswith("keeps"):
+        size = min(estimates, key=lambda one: estimates[one][0])
+        return size, f"{_signed(estimates[size][0], plain=True)}%"
+    worse = verdict.endswith("worse")
+    size = max(estimates, key=lambda one: estimates[one][4] if worse else -estimates[one][3])
+    estimate, *_, low, high = estimates[size]
+    return size, f"{_signed(estimate)} [{_signed(low)}, {_signed(high)}]"
 
 
 def _signed(value: float, plain: bool = False) -> str:

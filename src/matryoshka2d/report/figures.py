@@ -19,6 +19,7 @@ Grids = Grid | Mapping[str, Grid]
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _PANELS_A_ROW = 2
+_ROW_INCHES = 14  # as many panels a row as fit, where they are narrow
 
 
 def named_grids(grids: Grids) -> dict[str, Grid]:
@@ -44,11 +45,11 @@ def named_grids(grids: Grids) -> dict[str, Grid]:
 
 
 def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with so many panels of that size in inches, in rows of two."""
+    """Return a figure with so many panels of that size in inches, in rows of two or more."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(count, _PANELS_A_ROW)
+    columns = min(count, max(_PANELS_A_ROW, int(_ROW_INCHES / width)))
     rows = -(-count // columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)

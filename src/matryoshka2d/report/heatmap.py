@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING
 
 from matryoshka2d.evaluation.grid import MEAN, Grid
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _MARK = "▾"
 _CELL_INCHES = (0.66, 0.40)
 _MARGIN_INCHES = (1.1, 1.15)
+_LETTERS_AN_INCH = 10  # of a title
 
 
 def heatmap(
@@ -66,9 +68,10 @@ def heatmap(
     colours = scale or Scale.of(table.values(), set_name)
     layers = sorted({n for grid in table.values() for n in grid.layers})
     dims = sorted({d for grid in table.values() for d in grid.dims})
+    width = max(4.4, len(dims) * _CELL_INCHES[0] + _MARGIN_INCHES[0])
     figure, axes = panels(
         len(table),
-        max(4.4, len(dims) * _CELL_INCHES[0] + _MARGIN_INCHES[0]),
+        width,
         max(2.4, len(layers) * _CELL_INCHES[1] + _MARGIN_INCHES[1]),
     )
     for axis, (name, grid) in zip(axes, table.items(), strict=True):
@@ -81,7 +84,8 @@ def heatmap(
             scale=colours,
         )
         if len(table) > 1:
-            axis.set_title(f"{name} (mean of cells {grid.mean_over_sizes(set_name):.2f})", fontsize=11)
+            mean = f"(mean of cells {grid.mean_over_sizes(set_name):.2f})"
+            axis.set_title(_title(name, mean, int(width * _LETTERS_AN_INCH)), fontsize=11)
     _finish(figure, axes, next(iter(table.values())), set_name, colours)
     any_marked = any(inverted(grid, tolerance, set_name) for grid in table.values())
     first = next(iter(table.values()))
@@ -90,6 +94,12 @@ def heatmap(
     if any_marked:
         figure.supxlabel(legend(tolerance, _MARK), fontsize=9, color="#444444")
     return figure
+
+
+def _title(name: str, mean: str, letters: int) -> str:
+    """Return a title on one line, or on more where its neighbour would be in its way."""
+    whole = f"{name} {mean}"
+    return whole if len(whole) <= letters else f"{textwrap.fill(name, letters)}\n{mean}"
 
 
 def _draw(
