@@ -89,6 +89,14 @@ def test_only_runs_of_this_machine_say_how_long_others_take(
     assert bench.expected.seconds(other_seed, is_made=True) == pytest.approx(4 if is_taken else 1)
 
 
+def test_runs_side_by_side_learn_from_runs_of_one_thread(bench: Bench) -> None:
+    unit = unit_of(bench, "plain")
+    result = a_run(unit, {**machine.facts(), "threads": 1})
+    assert Expectation(bench.shop, [result], 100, jobs=2).seconds(unit) == pytest.approx(34)
+    if machine.facts()["threads"] != 1:
+        assert Expectation(bench.shop, [result], 100).seconds(unit) == pytest.approx(ROWS + 1)
+
+
 def test_what_a_trial_trains_is_not_trained_again(bench: Bench) -> None:
     method = method_of(bench, "separate")
     said = bench.announcement([method])

@@ -44,12 +44,14 @@ class Expectation:
         another seed.
     test_words
         How many words the test sets hold.
+    jobs
+        How many runs go side by side; several have one thread each, and are guessed from such runs.
     """
 
-    def __init__(self, shop: Workshop, earlier: Sequence[Result], test_words: int) -> None:
+    def __init__(self, shop: Workshop, earlier: Sequence[Result], test_words: int, jobs: int = 1) -> None:
         self.shop = shop
         self.test_words = test_words
-        self.here = machine.facts()
+        self.here = machine.facts() | ({"threads": 1} if jobs > 1 else {})
         self.seen: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
         self.rates: dict[str, Rates] = {}
         for result in earlier:

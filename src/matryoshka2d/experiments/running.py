@@ -84,7 +84,7 @@ class Bench:
             earlier = read_results(request.results)
         except UserError:
             earlier = []
-        self.expected = Expectation(self.shop, earlier, words_of(self.tests))
+        self.expected = Expectation(self.shop, earlier, words_of(self.tests), request.jobs)
 
     # --- what there is to do ---------------------------------------------------------------------------
 

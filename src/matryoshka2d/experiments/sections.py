@@ -81,7 +81,7 @@ def claims_section(claims: Sequence[Entry]) -> Section:
     text = (
         "Confirmed means: in this setting, with the intervals below. What was not run here is neither "
         "confirmed nor refuted. Of a claim about many sizes the weakest one is named: its simultaneous bound "
-        "is the nearest to failing."
+        "is the nearest to failing, or it keeps the least."
     )
     return Section("Claims", (text,), ("claim", "", "figures"), tuple(rows))
 
