@@ -49,11 +49,24 @@ def with_method(name: str, **row: Any) -> Any:
     return plan(methods=methods)
 
 
+def alone(rates: dict[Any, Any]) -> Any:
+    return with_method("alone", kind="separate", sizes="1-2x8", choose={"learning_rate": rates})
+
+
 def test_training_options_stand_beside_what_the_harness_reads() -> None:
     separate = plan().methods["separate"]
     assert separate.sizes == (Size(1, 8), Size(2, 16))
     assert separate.choose.trials() == [{"learning_rate": 1e-4}, {"learning_rate": 3e-4}]
     assert plan().methods["plain"].options == {"strategy": "full", "learning_rate": 2e-5}
+
+
+def test_a_separate_model_may_try_other_values_at_each_depth() -> None:
+    choose = {"learning_rate": {"1-2": ["1e-3", 3e-4], 3: 1e-4}, "warmup": [0, 0.1]}
+    method = with_method("alone", kind="separate", sizes="1-3x8", choose=choose).methods["alone"]
+    tried = [{trial["learning_rate"] for trial in method.choose.trials(size)} for size in method.sizes]
+    assert tried == [{1e-3, 3e-4}, {1e-3, 3e-4}, {1e-4}]
+    assert len(method.choose.trials(Size(1, 8))) == 4
+    assert method.choose.options["learning_rate"] == (1e-3, 3e-4, 1e-4)
 
 
 def test_methods_follow_what_they_need() -> None:
@@ -119,6 +132,13 @@ def test_the_plans_of_the_repository_are_whole(file: Path) -> None:
         (lambda: with_method("x", teacher="x"), "wait for each other in a circle"),
         (lambda: with_method("self", strategy="full"), "name of a teacher"),
         (lambda: with_method("x", choose={"limit": 3}), "choose names no option"),
+        (lambda: alone({"1": 1e-3}), "choose has no learning_rate for 2 layers"),
+        (lambda: alone({"1-2": 1e-3, 2: 1e-3}), "names 2 layers twice"),
+        (lambda: alone({"deep": 1e-3}), "has 'deep', expected layers such as 3 or 1-3"),
+        (
+            lambda: with_method("x", choose={"learning_rate": {1: 1e-3}}),
+            "values for each depth, which only separate models have",
+        ),
         (lambda: plan(dev=None), "has no dev"),
         (lambda: plan(claims=[{"text": "t", "method": "plain"}]), "a claim has no other"),
         (

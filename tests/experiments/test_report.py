@@ -46,8 +46,8 @@ def reported(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_runs_of_one_place_are_joined_over_seeds_and_sizes(ran: Ran) -> None:
     results = read_results(ran.request.results)
-    assert places(results) == [Place("tiny", "toy", "sts"), Place("tiny", "toy", "beir")]
-    runs = runs_at(results, Place("tiny", "toy", "sts"))
+    assert places(results) == [Place("tiny", ("toy",), "sts"), Place("tiny", ("toy",), "beir")]
+    runs = runs_at(results, Place("tiny", ("toy",), "sts"))
     assert set(runs) == set(ran.request.plan.methods)
     separate = runs["separate"]
     assert (separate.seeds, list(map(str, separate.sizes))) == ((0, 1), ["1x8", "2x16"])
@@ -57,8 +57,29 @@ def test_runs_of_one_place_are_joined_over_seeds_and_sizes(ran: Ran) -> None:
     assert separate.mean_grid().mean("1x8") == pytest.approx(mean)
 
 
+@pytest.mark.parametrize(
+    ("trained", "expected"),
+    [
+        ([("plain", "nli"), ("ours", "texts")], [("nli", "texts")]),
+        ([("plain", "nli"), ("plain", "texts"), ("ours", "nli")], [("nli",), ("texts",)]),
+        ([], [()]),
+    ],
+)
+def test_methods_of_one_data_set_each_are_compared_across_them(
+    ran: Ran, trained: list[tuple[str, str]], expected: list[tuple[str, ...]]
+) -> None:
+    one = read_results(ran.request.results)[0]
+    made = [dataclasses.replace(one, method=method, data=data) for method, data in trained]
+    untouched = dataclasses.replace(one, method="untouched", data="")
+    found = places([untouched, *made])
+    assert found == [Place("tiny", data, task) for data in expected for task in one.grids]
+    for place in found:
+        here = {method for method, data in trained if data in place.data}
+        assert set(runs_at([untouched, *made], place)) == {"untouched", *here}
+
+
 def test_resampled_scores_are_those_of_the_grids(ran: Ran) -> None:
-    runs = runs_at(read_results(ran.request.results), Place("tiny", "toy", "sts"))
+    runs = runs_at(read_results(ran.request.results), Place("tiny", ("toy",), "sts"))
     for name in ("ours", "separate"):
         got, _ = Bootstrap(ran.request.results, ran.request.runs, RESAMPLES).of(runs[name], "sts").of()
         expected = [list(grid.values().values()) for grid in runs[name].grids]
@@ -147,7 +168,7 @@ def test_the_page_shows_scores_comparisons_and_where_figures_come_from(reported:
     assert "not measured here" in page
     assert "82.65" in page
     assert "`matryoshka2d reproduce plans/toy.yaml --data DATA`" in page
-    runs = runs_at(read_results(reported), Place("tiny", "toy", "sts"))
+    runs = runs_at(read_results(reported), Place("tiny", ("toy",), "sts"))
     row = next(line for line in page.splitlines() if line.startswith("| ours | 2 |"))
     assert f" {runs['ours'].mean_grid().mean_over_sizes():.2f} ± " in row
     for file in re.findall(r"\]\(([^)]+\.png)\)", page):

@@ -141,6 +141,15 @@ class TestDev:
         more = dataclasses.replace(method.choose, limit=(method.choose.limit or 0) + 1)
         assert not read_choices(with_method(request, "separate", choose=more))
 
+    def test_a_trial_of_a_value_for_another_depth_does_not_count(self, ran: Ran, tmp_path: Path) -> None:
+        request = copied(ran, tmp_path)
+        method = request.plan.methods["separate"]
+        assert method.choose is not None
+        rates = {"learning_rate": {1: (1e-2,), 2: (1e-4,)}}
+        other = with_method(request, "separate", choose=dataclasses.replace(method.choose, by_depth=rates))
+        chosen = {size: options["learning_rate"] for (_, _, _, size), options in read_choices(other).items()}
+        assert chosen == {"1x8": 1e-2, "2x16": 1e-4}
+
     def test_what_another_process_chose_meanwhile_stays(self, ran: Ran, tmp_path: Path) -> None:
         request = copied(ran, tmp_path)
         page = read_json(request.results / CHOICE_FILE)

@@ -10,6 +10,7 @@ from filelock import FileLock
 from matryoshka2d.experiments.plan import Plan
 from matryoshka2d.experiments.request import Request
 from matryoshka2d.experiments.results import CHOICE_FILE, read_json, write_json
+from matryoshka2d.size import Size
 
 
 def read_trials(request: Request) -> list[dict[str, Any]]:
@@ -44,4 +45,7 @@ def _counts(trial: Mapping[str, Any], plan: Plan) -> bool:
     if method is None or method.choose is None or data is None:
         return False
     rows = method.choose.limit or data.limit
-    return trial["options"] in method.choose.trials() and trial["limit"] == rows
+    size = Size.parse(trial["size"]) if trial["size"] else None
+    if size and size not in method.sizes:
+        return False
+    return trial["options"] in method.choose.trials(size) and trial["limit"] == rows

@@ -22,14 +22,17 @@ from matryoshka2d.size import Size, parse_sizes
 
 @dataclass(frozen=True)
 class Place:
-    """Where methods can be compared: one backbone, trained on one data set, judged on one task."""
+    """Where methods can be compared: one backbone, judged on one task, and trained on the same data.
+
+    Where every method of a plan has one data set, they are compared across them: the data tell them apart.
+    """
 
     backbone: str
-    data: str
+    data: tuple[str, ...]
     task: str
 
     def __str__(self) -> str:
-        return ", ".join(part for part in (self.backbone, self.data, self.task) if part)
+        return ", ".join(part for part in (self.backbone, " and ".join(self.data), self.task) if part)
 
 
 @dataclass(frozen=True)
@@ -76,20 +79,29 @@ class Runs:
 
 
 def places(results: Sequence[Result]) -> list[Place]:
-    """Return every backbone, data and task of some results; what is untrained belongs to all data."""
-    found: dict[Place, None] = {}
-    trained = {result.backbone for result in results if result.data}
-    for result in results:
-        if result.data or result.backbone not in trained:
-            found |= dict.fromkeys(Place(result.backbone, result.data, task) for task in result.grids)
-    return list(found)
+    """Return every place of some results; what is untrained belongs to all data."""
+    return [
+        Place(backbone, data, task)
+        for backbone in dict.fromkeys(result.backbone for result in results)
+        for data in _data_sets([r for r in results if r.backbone == backbone])
+        for task in dict.fromkeys(task for r in results if r.backbone == backbone for task in r.grids)
+    ]
+
+
+def _data_sets(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """Return the data sets that are compared together: all of them where no method was trained on two."""
+    pairs = dict.fromkeys((result.method, result.data) for result in results if result.data)
+    names = tuple(dict.fromkeys(data for _, data in pairs))
+    if len(pairs) == len({method for method, _ in pairs}):
+        return [names]
+    return [(name,) for name in names]
 
 
 def runs_at(results: Iterable[Result], place: Place) -> dict[str, Runs]:
     """Return method → its runs at a place; seeds that lack a size that others have are left out."""
     by_method: dict[str, dict[int, list[Result]]] = {}
     for result in results:
-        here = result.backbone == place.backbone and result.data in (place.data, "")
+        here = result.backbone == place.backbone and result.data in (*place.data, "")
         if here and place.task in result.grids:
             by_method.setdefault(result.method, {}).setdefault(result.seed, []).append(result)
     return {method: _runs(method, by_seed, place.task) for method, by_seed in by_method.items()}
@@ -289,7 +301,7 @@ def statistics_of(
             {
                 "place": str(place),
                 "backbone": place.backbone,
-                "data": place.data,
+                "data": list(place.data),
                 "task": place.task,
                 "methods": [bench.scores(runs[name]) for name in facts["methods"] if name in runs],
                 "comparisons": [bench.comparison(*pair) for pair in comparisons],

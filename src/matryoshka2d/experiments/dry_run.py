@@ -92,6 +92,7 @@ def _small_method(plan: Plan, method: Method) -> Method:
     choice = method.choose and dataclasses.replace(
         method.choose,
         options={key: values[:2] for key, values in method.choose.options.items()},
+        by_depth={},
         limit=None,
         seed=plan.seeds[0],
     )

@@ -84,21 +84,28 @@ class Choice:
     sizes
         Sizes whose mean on dev decides; all sizes of the plan by default. Name the full size for a method
         that is made for it alone. A separate model is always judged at its own size.
+    by_depth
+        Of a separate method: option → layers → the values tried at this depth, for options whose values are
+        not the same at every depth. `options` then has all of them.
     """
 
     options: Mapping[str, tuple[Any, ...]]
     limit: int | None = None
     seed: int = 0
     sizes: str = ""
+    by_depth: Mapping[str, Mapping[int, tuple[Any, ...]]] = field(default_factory=dict)
 
-    def trials(self) -> list[dict[str, Any]]:
-        """Return every combination of values.
+    def trials(self, size: Size | None = None) -> list[dict[str, Any]]:
+        """Return every combination of values that is tried; for a separate model, at its depth.
 
         >>> Choice({"learning_rate": (1e-4, 3e-4)}).trials()
         [{'learning_rate': 0.0001}, {'learning_rate': 0.0003}]
         """
-        values = itertools.product(*self.options.values())
-        return [dict(zip(self.options, row, strict=True)) for row in values]
+        values = {
+            name: self.by_depth[name][size.layers] if size and name in self.by_depth else all_values
+            for name, all_values in self.options.items()
+        }
+        return [dict(zip(values, row, strict=True)) for row in itertools.product(*values.values())]
 
 
 @dataclass(frozen=True)

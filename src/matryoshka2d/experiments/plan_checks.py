@@ -43,12 +43,22 @@ def _check_method(plan: Plan, method: Method, where: str) -> None:
     for name in method.data or ():
         _member(name, plan.data, where, "data")
     _check_kind(plan, method, where)
+    _check_choice(method, where)
     if method.choose and not plan.dev_sts and not plan.dev_captions:
         raise UserError(f"{where} is chosen on dev, but the plan has no dev")
     for name in plan.references(method):
         if plan.methods[name].kind in ("separate", "cut"):
             raise UserError(f"{where} uses {name}, which has no model of its own that is whole")
     _check_options(plan, method, where)
+
+
+def _check_choice(method: Method, where: str) -> None:
+    for name, values in (method.choose.by_depth if method.choose else {}).items():
+        if method.kind != "separate":
+            raise UserError(f"{where}: {name} has values for each depth, which only separate models have")
+        missing = sorted({size.layers for size in method.sizes} - set(values))
+        if missing:
+            raise UserError(f"{where}: choose has no {name} for {missing[0]} layers")
 
 
 def _check_kind(plan: Plan, method: Method, where: str) -> None:

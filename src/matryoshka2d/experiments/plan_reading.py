@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.experiments.plan import PRECISIONS, Backbone, Choice, Claim, Data, Method, Plan
 from matryoshka2d.experiments.plan_checks import check_plan
-from matryoshka2d.size import parse_sizes
+from matryoshka2d.size import Size, parse_sizes
 from matryoshka2d.yaml_files import read_yaml
 
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
@@ -119,15 +120,45 @@ def _number(value: Any) -> Any:
 
 def _choice(values: dict[str, Any], where: str) -> Choice:
     fixed = {key: values.pop(key) for key in ("limit", "seed", "sizes") if key in values}
+    by_depth = {
+        key: _by_depth(value, f"{where}: choose: {key}")
+        for key, value in values.items()
+        if isinstance(value, Mapping)
+    }
     options = {
-        key: tuple(map(_number, value if isinstance(value, list) else [value]))
+        key: tuple(dict.fromkeys(itertools.chain(*by_depth[key].values())))
+        if key in by_depth
+        else _values(value)
         for key, value in values.items()
     }
     if not options:
         raise UserError(f"{where}: choose names no option, expected such as learning_rate: [1e-4, 3e-4]")
     if "sizes" in fixed:
         fixed["sizes"] = _words(fixed["sizes"])
-    return Choice(options, **fixed)
+    return Choice(options, **fixed, by_depth=by_depth)
+
+
+def _values(value: Any) -> tuple[Any, ...]:
+    return tuple(map(_number, value if isinstance(value, list) else [value]))
+
+
+def _by_depth(table: Mapping[Any, Any], where: str) -> dict[int, tuple[Any, ...]]:
+    """Read values for some depths each, as ``{1-3: [3e-4, 1e-3], 4: 3e-4}``."""
+    found: dict[int, tuple[Any, ...]] = {}
+    for depths, value in table.items():
+        for layers in {size.layers for size in _sizes(f"{depths}x1", where)}:
+            if layers in found:
+                raise UserError(f"{where} names {layers} layers twice")
+            found[layers] = _values(value)
+    return found
+
+
+def _sizes(text: str, where: str) -> tuple[Size, ...]:
+    try:
+        return parse_sizes(text)
+    except UserError:
+        depths = text.removesuffix("x1")
+        raise UserError(f"{where} has '{depths}', expected layers such as 3 or 1-3") from None
 
 
 def _claim(values: Any, source: str) -> Claim:

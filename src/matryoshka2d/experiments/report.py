@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def results_page(
 
 
 def _at(entry: Mapping[str, Any]) -> Place:
-    return Place(entry["backbone"], entry["data"], entry["task"])
+    return Place(entry["backbone"], tuple(entry["data"]), entry["task"])
 
 
 def _place(
@@ -144,7 +145,7 @@ def _place(
         sections.append(comparisons_section(comparisons))
         sections += [lead_section(one) for one in comparisons if not one.get("missing")]
     figures = _figures(runs, facts)
-    prefix = f"{entry['place'].replace(', ', '-')}-" if several else ""
+    prefix = re.sub(r"[^\w.+-]+", "-", entry["place"]) + "-" if several else ""
     files = {f"{prefix}{name}.png": figure for name, (_, figure) in figures.items()}
     captions = [(caption, f"{prefix}{name}.png") for name, (caption, _) in figures.items()]
     if captions:

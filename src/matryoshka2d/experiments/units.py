@@ -137,7 +137,7 @@ def trials_of(plan: Plan, method: Method) -> list[Unit]:
         for backbone in method.backbones or plan.backbones
         for data in method.data or plan.data
         for size in (method.sizes or (None,))
-        for trial in choice.trials()
+        for trial in choice.trials(size)
     ]
 
 
