@@ -185,6 +185,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "evaluations": 2,
         "cross_exit": 0.5,
         "mini_batch_tokens": 4096,
+        "workers": 2,
     },
     "translations": {"translations": True},
     "streams": {

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from matryoshka2d.data.batching import GroupDroppingCollator
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.training.trainer import ElasticTrainer, StepOfLoss
@@ -99,6 +100,30 @@ def test_it_does_so_whatever_is_trained(
     whole = run(tmp_path, model, "whole", **choices)
     killed(tmp_path, model, "broken", step, **choices)
     assert_equal(run(tmp_path, model, "broken", resume=True, **choices), whole)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are forked")
+@pytest.mark.parametrize("choices", [{"teacher": "tuned"}, {"strategy": "2dmse"}])
+def test_workers_that_tokenise_ahead_change_nothing(
+    tmp_path: Path,
+    model: str,
+    choices: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    data = [small.data_file(tmp_path, form, seed=i) for i, form in enumerate(["pairs", "scored"])]
+    choices = {**choices, "data": data}
+    whole = run(tmp_path, model, "whole", **choices)
+    collate, here = GroupDroppingCollator.__call__, os.getpid()
+
+    def elsewhere(self: GroupDroppingCollator, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        assert os.getpid() != here, "tokenised by the process that trains"
+        return collate(self, rows)
+
+    monkeypatch.setattr(GroupDroppingCollator, "__call__", elsewhere)
+    killed(tmp_path, model, "broken", 8, workers=2, **choices)
+    assert_equal(run(tmp_path, model, "broken", resume=True, workers=2, **choices), whole)
+    assert "tokenizers" not in capfd.readouterr().err
 
 
 def test_the_best_checkpoint_of_before_the_kill_is_remembered(

@@ -227,6 +227,8 @@ class TestMistakes:
             ),
             ("--data pairs.jsonl --rows pairs=9", "rows without streaming: add --streaming"),
             ("--data pairs.jsonl --shuffle-buffer 100", "shuffle_buffer without streaming"),
+            ("--data pairs.jsonl --streaming --max-steps 2 --workers 2", "workers with streaming"),
+            ("--data pairs.jsonl --workers -1", "workers is -1: expected at least 0"),
             ("--data pairs.jsonl --streaming --shuffle-buffer 9", "shuffle_buffer 9 holds no batch of 64"),
             ("--data pairs.jsonl --streaming --max-steps 2", "24 rows fill no batch of 64"),
             ("--data pairs.jsonl --mix fixed", "there is one data set: repeat --data"),

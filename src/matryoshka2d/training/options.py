@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,11 @@ class TrainingOptions:
         "batch size, for one more forward pass. Default: the batch at once. For large batches: 1024 on a "
         "CPU, more on a GPU.",
     )
+    workers: int = _choice(
+        0,
+        "Processes that tokenise the next batches while the device computes. Default: 0, in turn. Set 2 on "
+        "a GPU, which waits for its texts else; a CPU has no cores to spare.",
+    )
     learning_rate: float | None = _choice(
         None,
         "Rate of the lowest layer. Default: 3e-4 for all-sizes, 1e-4 for the other 2D strategies, 2e-5 else.",
@@ -196,6 +202,7 @@ class TrainingOptions:
         _check_range("warmup", self.warmup, 0.0, 1.0)
         _check_range("cross_exit", self.cross_exit, 0.0, None)
         _check_range("evaluations", self.evaluations, 1, None)
+        _check_range("workers", self.workers, 0, None)
         _check_range("gradient_accumulation", self.gradient_accumulation, 1, None)
         if self.dropout is not None:
             _check_range("dropout", self.dropout, 0.0, 0.99)
@@ -221,6 +228,7 @@ class TrainingOptions:
         if self.dev_sizes and not self.dev:
             raise UserError("dev_sizes without a dev set: name one, as --dev sts.tsv, or leave them out")
         self._check_stream()
+        self._check_workers()
         self._check_mix()
         shards = [shard for name in self.data if self.streaming for shard in matching(name)]
         named = (self.model, self.dev, self.teacher, *self.data, *shards)
@@ -236,6 +244,12 @@ class TrainingOptions:
                 f"more, as --shuffle-buffer {10 * self.batch_size}"
             )
         self.stated_rows()
+
+    def _check_workers(self) -> None:
+        if self.workers and self.streaming:
+            raise UserError("workers with streaming: a stream is read in turn, leave out --workers")
+        if self.workers and not sys.platform.startswith("linux"):
+            raise UserError("workers are forked, which is safe on Linux alone: leave out --workers")
 
     def _check_mix(self) -> None:
         if self.mix not in (None, *MIXES):

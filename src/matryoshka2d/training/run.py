@@ -369,6 +369,7 @@ def _arguments(
         data_seed=options.seed,
         batch_sampler=FullBatchSampler,
         dataloader_drop_last=True,
+        dataloader_num_workers=options.workers,
         # A batch is dealt out to the processes: it is the same batch, whatever their number.
         accelerator_config={"split_batches": True},
         eval_strategy="steps" if dev else "no",

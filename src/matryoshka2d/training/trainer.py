@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -75,7 +76,13 @@ class ElasticTrainer(WholeCheckpoints, SentenceTransformerTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this process's part of the batches."""
         if self.stream is None:
-            return cast(DataLoader[Any], super().get_train_dataloader())
+            loader = cast(DataLoader[Any], super().get_train_dataloader())
+            if loader.num_workers:
+                # The tokeniser is part of the model, which under mixed precision cannot be pickled.
+                loader.multiprocessing_context = "fork"
+                # Each of them tokenises in one thread; the library would warn of it.
+                os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            return loader
         loader = DataLoader(
             DrawnRows(self.teachers),
             batch_sampler=self.stream,
