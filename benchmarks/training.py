@@ -1,10 +1,10 @@
 """Training speed and memory: every strategy against sentence-transformers' Matryoshka2dLoss, in one run.
 
-    python benchmarks/training.py [--data TRIPLETS.jsonl]
+    python benchmarks/training.py [--data TRIPLETS.jsonl --output training-nli]
 
 Same model, data, batch, precision, optimiser and dropout for all. Each method runs in a process of its own,
 the methods take turns, and the median of the rounds counts. Results go to ``results/training.json`` and to
-``results/training.md``.
+``results/training.md``, or to files of another name.
 """
 
 from __future__ import annotations
@@ -209,6 +209,7 @@ def main() -> None:
     parser.add_argument(
         "--data", help="JSONL file of triplets; sentences of Python's documentation by default"
     )
+    parser.add_argument("--output", default="training", help="name of the result files")
     parser.add_argument("--steps", type=int, default=15, help="counted steps a run")
     parser.add_argument("--rounds", type=int, default=3, help="runs of every method")
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
@@ -221,16 +222,19 @@ def main() -> None:
         return
     rows = compare(arguments)
     setting = {
+        "data": Path(arguments.data).name if arguments.data else "sentences of Python's documentation",
         "precision": arguments.precision,
         "batch": BATCH,
         "steps": arguments.steps,
         "rounds": arguments.rounds,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "training.json").write_text(json.dumps({**facts(), **setting, "rows": rows}, indent=1) + "\n")
-    page = "# Training speed and memory\n\nMade by `python benchmarks/training.py`. "
+    facts_and_rows = {**facts(), **setting, "rows": rows}
+    (RESULTS / f"{arguments.output}.json").write_text(json.dumps(facts_and_rows, indent=1) + "\n")
+    options = f" --data DATA/{setting['data']} --output {arguments.output}" if arguments.data else ""
+    page = f"# Training speed and memory\n\nMade by `python benchmarks/training.py{options}`. "
     page += f"The peer is {PEER}.\n\n`{json.dumps({**facts(), **setting})}`\n\n"
-    (RESULTS / "training.md").write_text(page + table(rows))
+    (RESULTS / f"{arguments.output}.md").write_text(page + table(rows))
     print(table(rows))
 
 
