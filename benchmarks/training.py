@@ -221,7 +221,8 @@ def main() -> None:
         print(json.dumps(measure(arguments.worker, arguments.dropout, bf16, arguments.steps, arguments.data)))
         return
     rows = compare(arguments)
-    setting = {
+    made_by = {
+        **facts(),
         "data": Path(arguments.data).name if arguments.data else "sentences of Python's documentation",
         "precision": arguments.precision,
         "batch": BATCH,
@@ -229,11 +230,10 @@ def main() -> None:
         "rounds": arguments.rounds,
     }
     RESULTS.mkdir(exist_ok=True)
-    facts_and_rows = {**facts(), **setting, "rows": rows}
-    (RESULTS / f"{arguments.output}.json").write_text(json.dumps(facts_and_rows, indent=1) + "\n")
-    options = f" --data DATA/{setting['data']} --output {arguments.output}" if arguments.data else ""
+    (RESULTS / f"{arguments.output}.json").write_text(json.dumps({**made_by, "rows": rows}, indent=1) + "\n")
+    options = f" --data DATA/{made_by['data']} --output {arguments.output}" if arguments.data else ""
     page = f"# Training speed and memory\n\nMade by `python benchmarks/training.py{options}`. "
-    page += f"The peer is {PEER}.\n\n`{json.dumps({**facts(), **setting})}`\n\n"
+    page += f"The peer is {PEER}.\n\n`{json.dumps(made_by)}`\n\n"
     (RESULTS / f"{arguments.output}.md").write_text(page + table(rows))
     print(table(rows))
 

@@ -136,13 +136,32 @@ def _grid(part: str | Size) -> Iterator[Size]:
     sides = ",".join(pieces).split("x")
     if len(sides) != 2:
         raise UserError(f"'{part}' is not a grid of sizes: expected LAYERSxDIMS, as in 6x128 or 1-6x8,16,32")
-    layers, dims = (_numbers(side, part) for side in sides)
+    layers, dims = (parse_numbers(side, part) for side in sides)
     yield from (Size(n, d) for n in layers for d in dims)
 
 
-def _numbers(side: str, part: str) -> list[int]:
+def parse_numbers(text: str, part: str) -> list[int]:
+    """Read one side of a grid: numbers and ranges, separated by commas.
+
+    Parameters
+    ----------
+    text
+        ``"1-3,6"`` or, with a step, ``"2-12:2"``.
+    part
+        What it stands in, for the message of an error.
+
+    Raises
+    ------
+    UserError
+        If a piece is neither a number nor a range, or a range runs backwards.
+
+    Examples
+    --------
+    >>> parse_numbers("1-3,6", "1-3,6x128")
+    [1, 2, 3, 6]
+    """
     numbers: list[int] = []
-    for piece in side.split(","):
+    for piece in text.split(","):
         match = _NUMBERS.fullmatch(piece.strip())
         if match is None:
             raise UserError(f"'{piece}' in '{part}' is not a number or a range such as 1-6")

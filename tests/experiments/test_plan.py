@@ -134,7 +134,7 @@ def test_the_plans_of_the_repository_are_whole(file: Path) -> None:
         (lambda: with_method("x", choose={"limit": 3}), "choose names no option"),
         (lambda: alone({"1": 1e-3}), "choose has no learning_rate for 2 layers"),
         (lambda: alone({"1-2": 1e-3, 2: 1e-3}), "names 2 layers twice"),
-        (lambda: alone({"deep": 1e-3}), "has 'deep', expected layers such as 3 or 1-3"),
+        (lambda: alone({"deep": 1e-3}), "learning_rate: deep' is not a number or a range such as 1-6"),
         (
             lambda: with_method("x", choose={"learning_rate": {1: 1e-3}}),
             "values for each depth, which only separate models have",

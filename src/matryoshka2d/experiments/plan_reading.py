@@ -12,7 +12,7 @@ from typing import Any
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.experiments.plan import PRECISIONS, Backbone, Choice, Claim, Data, Method, Plan
 from matryoshka2d.experiments.plan_checks import check_plan
-from matryoshka2d.size import Size, parse_sizes
+from matryoshka2d.size import parse_numbers, parse_sizes
 from matryoshka2d.yaml_files import read_yaml
 
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
@@ -146,19 +146,11 @@ def _by_depth(table: Mapping[Any, Any], where: str) -> dict[int, tuple[Any, ...]
     """Read values for some depths each, as ``{1-3: [3e-4, 1e-3], 4: 3e-4}``."""
     found: dict[int, tuple[Any, ...]] = {}
     for depths, value in table.items():
-        for layers in {size.layers for size in _sizes(f"{depths}x1", where)}:
+        for layers in parse_numbers(str(depths), f"{where}: {depths}"):
             if layers in found:
                 raise UserError(f"{where} names {layers} layers twice")
             found[layers] = _values(value)
     return found
-
-
-def _sizes(text: str, where: str) -> tuple[Size, ...]:
-    try:
-        return parse_sizes(text)
-    except UserError:
-        depths = text.removesuffix("x1")
-        raise UserError(f"{where} has '{depths}', expected layers such as 3 or 1-3") from None
 
 
 def _claim(values: Any, source: str) -> Claim:
