@@ -21,6 +21,7 @@ PAGES = [
     "README.md",
     "docs/fit.md",
     "docs/train.md",
+    "docs/rotate.md",
     "docs/pretrain.md",
     "docs/scale.md",
     "docs/decoders.md",
@@ -58,7 +59,12 @@ def workplace(
     """Return an empty folder with the files that the docs speak of, where `default` is the tiny model."""
     monkeypatch.chdir(tmp_path)
     experiments = [f"matryoshka2d.experiments.{room}" for room in ("workshop", "expected", "pruning")]
-    runs = ("matryoshka2d.training.run", "matryoshka2d.training.fitting", "matryoshka2d.pretraining.run")
+    runs = (
+        "matryoshka2d.training.run",
+        "matryoshka2d.training.fitting",
+        "matryoshka2d.training.rotating",
+        "matryoshka2d.pretraining.run",
+    )
     for home in ("matryoshka2d.default_model", *runs, *experiments):
         monkeypatch.setattr(
             f"{home}.resolve_model", lambda name: small_default if name == "default" else name

@@ -167,6 +167,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "heads": {"heads": True, "fit_heads": True},
     "no heads": {"heads": False},
     "heads from the identity": {"fit_heads": False},
+    "rotated": {"rotate": True},
+    "not rotated": {"rotate": False},
     "no checkpoints": {"checkpoints": False},
     "zero rates": {"learning_rate": 0.0, "dropout": 0.0},
     "numbers": {

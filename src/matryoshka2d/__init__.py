@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matryoshka2d.pretraining import PretrainingOptions, pretrain
     from matryoshka2d.size import Size, parse_sizes
     from matryoshka2d.strategies import make_strategy
-    from matryoshka2d.training import FitOptions, TrainingOptions, fit, train
+    from matryoshka2d.training import FitOptions, RotateOptions, TrainingOptions, fit, rotate, train
     from matryoshka2d.vectorizer import ElasticVectorizer
 
 __version__ = "0.1.0"
@@ -34,6 +34,7 @@ _HOMES = {
     "Grid": "evaluation",
     "Plan": "planning",
     "PretrainingOptions": "pretraining",
+    "RotateOptions": "training",
     "Size": "size",
     "TrainingOptions": "training",
     "UserError": "errors",
@@ -47,6 +48,7 @@ _HOMES = {
     "plan": "planning",
     "pretrain": "pretraining",
     "read_sts": "evaluation",
+    "rotate": "training",
     "sts_grid": "evaluation",
     "train": "training",
 }
@@ -61,6 +63,7 @@ __all__ = [
     "Grid",
     "Plan",
     "PretrainingOptions",
+    "RotateOptions",
     "Size",
     "TrainingOptions",
     "UserError",
@@ -74,6 +77,7 @@ __all__ = [
     "plan",
     "pretrain",
     "read_sts",
+    "rotate",
     "sts_grid",
     "train",
 ]

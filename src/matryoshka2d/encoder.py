@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from matryoshka2d.merged import exit_columns
 from matryoshka2d.size import Size, default_sizes
 
 _HEADS = "exit_heads"
+_ROTATION = "rotation"
 _RECORD = "elastic.json"
 # Few enough that padding them to their longest costs little.
 _LENGTHS_AT_ONCE = 256
@@ -95,6 +96,8 @@ class ElasticEncoder(SentenceTransformer):
             self._size = wanted.check(self.depth, self.width)
 
     def _load_elastic_part(self, name: str, kwargs: dict[str, Any]) -> None:
+        if self.rotated:
+            cast(nn.Module, self._modules[_ROTATION]).requires_grad_(False)
         record = loading.elastic_file(name, _RECORD, kwargs)
         if record is None:
             return
@@ -155,6 +158,65 @@ class ElasticEncoder(SentenceTransformer):
 
     def _attach(self, heads: ExitHeads) -> None:
         self.add_module(_HEADS, heads.to(device=self.device, dtype=self.dtype))
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the space was turned, by `rotate`."""
+        return _ROTATION in self._modules
+
+    @torch.no_grad()
+    def rotate(self, rotation: np.ndarray | Tensor) -> None:
+        """Turn the space of every exit: no cosine at full width changes, but what a prefix holds does.
+
+        The rotation is kept as a stock Dense module before the normalisation, so that stock
+        sentence-transformers applies it too, and the heads are turned with it. Vectors made before do not
+        go with those made after. Further training leaves it as it is.
+
+        Parameters
+        ----------
+        rotation
+            Float [width, width], orthogonal: a row vector ``v`` becomes ``v @ rotation``.
+
+        Raises
+        ------
+        UserError
+            If the matrix is of another shape, or no rotation.
+
+        Examples
+        --------
+        >>> from matryoshka2d.default_model import default_model_path
+        >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
+        >>> before = encoder.encode("a cat", size="3x384")
+        >>> encoder.rotate(np.eye(384)[::-1].copy())
+        >>> bool(np.abs(encoder.encode("a cat", size="3x384") - before[::-1]).max() < 1e-5)
+        True
+        """
+        turned = torch.as_tensor(rotation, dtype=torch.float64).cpu()
+        check_rotation(turned, self.width)
+        if not self.rotated:
+            self._insert_rotation()
+        rotated = cast(Dense, self._modules[_ROTATION]).linear.weight
+        rotated.copy_(turned.T @ rotated.double().cpu())
+        if self.heads is not None:
+            self.heads.rotate(turned)
+
+    def _insert_rotation(self) -> None:
+        """Put the identity, as a frozen Dense, before a Normalize at the end and before the heads."""
+        dense = Dense(
+            self.width,
+            self.width,
+            bias=False,
+            activation_function=nn.Identity(),
+            init_weight=torch.eye(self.width),
+        )
+        dense.requires_grad_(False).to(device=self.device, dtype=self.dtype)
+        own = dict(self._modules)
+        last = {name for name, module in own.items() if module is self._later_modules()[-1]}
+        self._modules.clear()
+        for name, module in own.items():
+            self.add_module(name, cast(nn.Module, module))
+            if name in last:
+                self.add_module(_ROTATION, dense)
 
     def check(self, size: str | Size) -> Size:
         """Return the size, read from text if need be, or raise a `UserError` if this model lacks it."""
@@ -471,6 +533,17 @@ def cut(vectors: Tensor, dims: int) -> Tensor:
     tensor([[0.6000, 0.8000]])
     """
     return nn.functional.normalize(vectors[..., :dims], dim=-1)
+
+
+def check_rotation(matrix: Tensor, width: int) -> None:
+    """Raise a `UserError` unless a matrix turns vectors of a width and leaves their lengths alone."""
+    if matrix.shape != (width, width):
+        raise UserError(
+            f"a rotation of shape {list(matrix.shape)} for vectors of {width} dims: expected "
+            f"[{width}, {width}]"
+        )
+    if not torch.allclose(matrix.T @ matrix, torch.eye(width, dtype=matrix.dtype), atol=1e-3):
+        raise UserError("the matrix is no rotation: expected one whose transpose is its inverse")
 
 
 def _with_model(transformer: Transformer, model: nn.Module) -> Transformer:

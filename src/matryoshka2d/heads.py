@@ -51,6 +51,19 @@ class ExitHeads(nn.Module):
         # While adapters are trained, heads are in float32 above a model in half precision.
         return cast(Tensor, head.linear(vectors.to(cast(Tensor, head.linear.weight).dtype)))
 
+    @torch.no_grad()
+    def rotate(self, rotation: Tensor) -> None:
+        """Let every head do to vectors turned by a rotation what it did to them before, in the turned space.
+
+        Parameters
+        ----------
+        rotation
+            Float64 [width, width], orthogonal: a row vector ``v`` becomes ``v @ rotation``.
+        """
+        for head in self.dense.values():
+            weight = cast(Tensor, cast(Dense, head).linear.weight)
+            weight.copy_(rotation.T @ weight.double().cpu() @ rotation)
+
     def keep(self, layers: int) -> None:
         """Drop the heads of deeper exits, for an encoder that has only the first layers."""
         for name in [name for name in self.dense if int(name) > layers]:

@@ -19,6 +19,7 @@ COMMANDS = (
     "fit",
     "pretrain",
     "train",
+    "rotate",
     "evaluate",
     "plan",
     "truncate",

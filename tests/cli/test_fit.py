@@ -51,7 +51,7 @@ def test_json_is_one_object_and_nothing_else(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--output out", "no texts to fit to: .*--data texts.txt"),
+        ("--output out", "no texts to learn from: .*--data texts.txt"),
         ("--data texts.txt", "no output: .*--output"),
         ("--data texts.txt --output used", "used exists already: .*--overwrite"),
         ("--data texts.txt --output out --texts 1", "texts is 1: expected at least 2"),

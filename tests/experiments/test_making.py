@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -19,6 +20,7 @@ from matryoshka2d.experiments.pruning import keep_layers
 from matryoshka2d.experiments.units import Unit, effective_options
 from matryoshka2d.experiments.workshop import Workshop
 from matryoshka2d.training import train
+from matryoshka2d.training.rotation import Search
 from matryoshka2d.training.trainer import ElasticTrainer
 from tests import tiny
 from tests.experiments.conftest import request_of
@@ -151,6 +153,30 @@ def test_weights_that_sum_to_nothing_are_refused(tmp_path: Path, shares: list[fl
     model = tiny.sentence_model(tmp_path)
     with pytest.raises(UserError, match="expected more than 0"):
         average_models([model, model], shares, tmp_path / "out")
+
+
+def test_a_turned_model_is_not_averaged(tmp_path: Path) -> None:
+    model = tiny.sentence_model(tmp_path / "m")
+    encoder = ElasticEncoder(model, device="cpu")
+    encoder.rotate(np.eye(encoder.width))
+    encoder.save(str(tmp_path / "turned"), create_model_card=False)
+    with pytest.raises(UserError, match=r"a turned model cannot be averaged: .*rotate: false"):
+        average_models([model, str(tmp_path / "turned")], [1.0, 1.0], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rotation_turns_the_model_of_the_method_that_it_is_of(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The narrowest size of the toy plan is one that would keep its axes.
+    monkeypatch.setattr(Search.__init__, "__defaults__", ((1, 3), 8, 20, 0.05, 1))
+    assert Search().narrow == 1
+    turned = ElasticEncoder(shop.model(unit("turned")).path, device="cpu")
+    of = ElasticEncoder(shop.model(unit("ours")).path, device="cpu")
+    rotation = turned.state_dict()["rotation.linear.weight"].numpy().T
+    assert np.abs(rotation - np.eye(turned.width)).max() > 1e-2
+    for n, vectors in of.exits(tiny.TEXTS).items():
+        np.testing.assert_allclose(turned.exits(tiny.TEXTS)[n], vectors @ rotation, atol=1e-5)
 
 
 def test_models_of_other_depth_are_not_averaged(tmp_path: Path) -> None:

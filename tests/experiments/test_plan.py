@@ -125,7 +125,10 @@ def test_the_plans_of_the_repository_are_whole(file: Path) -> None:
         (lambda: with_method("x", seed=3), "'seed' is set by the plan"),
         (lambda: with_method("x", kind="separate"), "needs 'sizes'"),
         (lambda: with_method("x", kind="cut", of="plain", cut="pcs"), "Did you mean 'pca'"),
-        (lambda: with_method("x", kind="cut", of=["plain", "taught"], cut="pca"), "a cut is of one"),
+        (
+            lambda: with_method("x", kind="cut", of=["plain", "taught"], cut="pca"),
+            "cut and is of one method, not 2",
+        ),
         (lambda: with_method("x", kind="average", of=["plain"], weights=[1, 2]), "2 weights for 1"),
         (lambda: with_method("x", kind="average", of=["separate"]), "has no model of its own"),
         (lambda: with_method("x", kind="untouched", seed=1), "takes no options"),

@@ -54,7 +54,7 @@ class TestWhatRan:
         expected = [("untouched", 0, ""), ("both", 0, "")]
         expected += [
             (m, s, "")
-            for m in ("fitted", "plain", "theirs", "ours", "taught", "pca", "random")
+            for m in ("fitted", "plain", "theirs", "ours", "taught", "pca", "turned", "random")
             for s in (0, 1)
         ]
         expected += [("separate", s, size) for s in (0, 1) for size in ("1x8", "2x16")]
@@ -64,7 +64,7 @@ class TestWhatRan:
 
     def test_the_expected_hours_are_said_first(self, ran: Ran) -> None:
         assert ran.said[0].startswith(
-            "toy: 20 runs and 4 trials on dev to do, 0 runs are there already; about"
+            "toy: 22 runs and 4 trials on dev to do, 0 runs are there already; about"
         )
         assert "hours expected" in ran.said[0]
 
@@ -177,7 +177,7 @@ class TestAgain:
         before = {file: file.read_bytes() for file in request.results.rglob("*.json")}
         outcome = reproduce(request, lambda _: None)
         assert outcome.done == []
-        assert len(outcome.found) == 20
+        assert len(outcome.found) == 22
         assert {file: file.read_bytes() for file in request.results.rglob("*.json")} == before
 
     def test_a_changed_option_is_a_new_run_of_that_method_and_of_what_needs_it(
@@ -255,7 +255,7 @@ class TestAgain:
         outcome = reproduce(request, said.append)
         assert outcome.done == []
         assert "separate: not chosen on dev yet" in outcome.left
-        assert len(outcome.left) == 17
+        assert len(outcome.left) == 19
         assert "bounded by 0 hours" in said[0]
 
     def test_what_a_method_needs_is_trained_though_not_asked_for(self, tmp_path: Path) -> None:

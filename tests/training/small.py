@@ -56,7 +56,11 @@ def dev_file(folder: Path) -> str:
 
 
 def run(folder: Path, model: str, output: str = "out", **choices: Any) -> ElasticEncoder:
-    """Train on pairs for six steps in one stage, unless told otherwise: the full size teaches the others."""
+    """Train on pairs for six steps in one stage, unless told otherwise: the full size teaches the others.
+
+    The space is left as training made it, so that weights can be compared: ask for `rotate`, or None for the
+    default.
+    """
     defaults: dict[str, Any] = {
         "data": None,
         "batch_size": 4,
@@ -64,6 +68,7 @@ def run(folder: Path, model: str, output: str = "out", **choices: Any) -> Elasti
         "device": "cpu",
         "precision": "fp32",
         "checkpoints": False,
+        "rotate": False,
     }
     merged = {**defaults, **choices}
     merged["data"] = merged["data"] or [data_file(folder)]

@@ -15,6 +15,7 @@ from matryoshka2d.cli.quantise import quantise
 from matryoshka2d.cli.quickstart import quickstart
 from matryoshka2d.cli.report import report
 from matryoshka2d.cli.reproduce import reproduce
+from matryoshka2d.cli.rotate import rotate_command
 from matryoshka2d.cli.train import train_command
 from matryoshka2d.cli.truncate import truncate
 
@@ -45,6 +46,7 @@ app.command()(quickstart)
 app.command("fit")(fit_command)
 app.command("pretrain")(pretrain_command)
 app.command("train")(train_command)
+app.command("rotate")(rotate_command)
 app.command()(evaluate)
 app.command("plan")(plan_command)
 app.command()(truncate)

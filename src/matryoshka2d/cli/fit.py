@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matryoshka2d.cli.choices import command_of_choices
 from matryoshka2d.cli.common import print_json, quiet_libraries
-from matryoshka2d.training.fit_options import FitOptions
+from matryoshka2d.training.text_options import FitOptions
 
 
 def _fit(options: FitOptions, json: bool, quiet: bool) -> None:

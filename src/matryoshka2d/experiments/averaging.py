@@ -28,12 +28,15 @@ def average_models(paths: Sequence[str], weights: Sequence[float], output: str |
     Raises
     ------
     UserError
-        If the weights do not sum to something above 0, or the models differ in shape.
+        If the weights do not sum to something above 0, the models differ in shape, or the space of one was
+        turned, which is then another space.
     """
     total = sum(weights)
     if not total > 0:
         raise UserError(f"weights {list(weights)} sum to {total}: expected more than 0")
     encoders = [ElasticEncoder(path, device="cpu") for path in paths]
+    if any(encoder.rotated for encoder in encoders):
+        raise UserError("a turned model cannot be averaged: train without the rotation, with rotate: false")
     if any(encoder.heads is not None for encoder in encoders):
         for encoder in encoders:
             encoder.add_heads()

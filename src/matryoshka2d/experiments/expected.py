@@ -16,7 +16,7 @@ from matryoshka2d.experiments.results import Result
 from matryoshka2d.experiments.units import Unit, options_of
 from matryoshka2d.experiments.workshop import Workshop
 from matryoshka2d.precision import resolve_precision
-from matryoshka2d.training.fit_options import FitOptions
+from matryoshka2d.training.text_options import FitOptions
 
 _BATCH = 64
 _TEXTS_A_ROW = 3
@@ -90,7 +90,7 @@ class Expectation:
     def _making(self, unit: Unit, rates: Rates) -> float:
         """Return the expected seconds of making a model of full depth."""
         kind = self.shop.plan.methods[unit.method].kind
-        if kind == "fit":
+        if kind in ("fit", "rotate"):
             return FitOptions().texts * _WORDS * rates.word
         if kind not in TRAINED_KINDS:
             return 0.0

@@ -10,7 +10,7 @@ from typing import Any
 
 from matryoshka2d.size import Size
 
-KINDS = ("train", "untouched", "fit", "separate", "sentence-transformers", "cut", "average")
+KINDS = ("train", "untouched", "fit", "separate", "sentence-transformers", "rotate", "cut", "average")
 """How a method makes its models; see `Method.kind`."""
 
 TRAINED_KINDS = ("train", "separate", "sentence-transformers")
@@ -119,16 +119,16 @@ class Method:
     kind
         ``train`` (any `TrainingOptions`), ``untouched`` (the backbone as it is), ``fit`` (the backbone with
         fitted heads and no training), ``separate`` (the backbone cut to n layers and trained at d dims, for
-        each of `sizes`), ``sentence-transformers`` (its Matryoshka2dLoss in its own trainer), ``cut`` (a PCA
-        or random cut of another method's model) or ``average`` (the weights of other methods' models
-        averaged).
+        each of `sizes`), ``sentence-transformers`` (its Matryoshka2dLoss in its own trainer), ``rotate``
+        (another method's model with its space turned, by texts of the data), ``cut`` (a PCA or random cut of
+        another method's model) or ``average`` (the weights of other methods' models averaged).
     options
         Fields of `TrainingOptions`. ``model`` and ``teacher`` may name a method: its model with the same
         seed, trained first.
     sizes
         Of a separate method: the sizes, each a model of its own.
     of
-        Of a cut or an average: the methods whose models are used.
+        Of a rotation, a cut or an average: the methods whose models are used.
     cut
         Of a cut: ``pca``, fitted on training texts, or ``random``.
     weights

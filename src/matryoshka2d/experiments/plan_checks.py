@@ -61,20 +61,24 @@ def _check_choice(method: Method, where: str) -> None:
             raise UserError(f"{where}: choose has no {name} for {missing[0]} layers")
 
 
+_NEEDS = {"cut": ("of", "cut"), "average": ("of",), "rotate": ("of",), "separate": ("sizes",)}
+"""Kind → what it cannot be without."""
+
+
 def _check_kind(plan: Plan, method: Method, where: str) -> None:
-    needs = {"cut": ("of", "cut"), "average": ("of",), "separate": ("sizes",)}.get(method.kind, ())
+    needs = _NEEDS.get(method.kind, ())
     for need in needs:
         if not getattr(method, need):
             raise UserError(f"{where} is of kind {method.kind} and needs '{need}'")
     if method.kind == "cut":
         _member(method.cut, _CUTS, where, "cut")
-        if len(method.of) != 1:
-            raise UserError(f"{where}: a cut is of one method")
+    if method.kind in ("cut", "rotate") and len(method.of) != 1:
+        raise UserError(f"{where} is of kind {method.kind} and is of one method, not {len(method.of)}")
     if method.weights and len(method.weights) != len(method.of):
         raise UserError(f"{where}: {len(method.weights)} weights for {len(method.of)} methods")
-    if method.kind in (*TRAINED_KINDS, "fit") and not plan.data:
+    if method.kind in (*TRAINED_KINDS, "fit", "rotate") and not plan.data:
         raise UserError(f"{where} learns from data, but the plan has none")
-    if method.kind in ("untouched", "fit") and method.options:
+    if method.kind in ("untouched", "fit", "rotate") and method.options:
         raise UserError(f"{where} is of kind {method.kind} and takes no options")
 
 

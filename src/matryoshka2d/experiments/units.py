@@ -150,7 +150,12 @@ def options_of(plan: Plan, unit: Unit) -> dict[str, Any]:
     return {"report_to": "none", **plan.defaults, **plan.methods[unit.method].options, **unit.options}
 
 
-_STRATEGY_OF_KIND = {"separate": "full", "fit": "full", "sentence-transformers": "matryoshka2d"}
+_STRATEGY_OF_KIND = {
+    "separate": "full",
+    "fit": "full",
+    "rotate": "full",
+    "sentence-transformers": "matryoshka2d",
+}
 """Kinds whose models are made in one way, whatever the default strategy is."""
 
 _NOT_OF_A_METHOD = ("model", "data", "columns", "output", "limit", "seed", "checkpoints", "evaluations")

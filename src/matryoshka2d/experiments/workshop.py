@@ -29,6 +29,7 @@ from matryoshka2d.experiments.units import (
 from matryoshka2d.files import staged_file, staged_folder
 from matryoshka2d.loading import check_model
 from matryoshka2d.training.options import TrainingOptions
+from matryoshka2d.training.rotation import Search
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,18 @@ class Workshop:
         parts: list[Any] = [method.kind, self.backbone_key(unit.backbone), sources, str(unit.size or "")]
         if method.kind == "average":
             parts.append(list(method.weights))
+        elif method.kind == "rotate":
+            sizes, options = [str(size) for size in self.plan.sizes], options_of(self.plan, unit)
+            made_with = [repr(Search()), sizes, options.get("max_length"), unit.seed]
+            parts += [*made_with, self.data_key(unit.data, unit.limit)]
         elif method.kind not in ("untouched", "cut"):
             names = self.plan.references(method)
             # A method that is named counts as its model does, not by what it is called.
-            options: dict[str, Any] = {
+            named: dict[str, Any] = {
                 name: ["method", self.key(self._source(unit, value))] if value in names else value
                 for name, value in effective_options(self.plan, unit).items()
             }
-            parts += [options, dict(method.loss_options), unit.seed, self.data_key(unit.data, unit.limit)]
+            parts += [named, dict(method.loss_options), unit.seed, self.data_key(unit.data, unit.limit)]
         return key_of(*parts)
 
     def backbone_key(self, name: str) -> str:
@@ -125,7 +130,7 @@ class Workshop:
     # --- models --------------------------------------------------------------------------------------
 
     def sources(self, unit: Unit) -> list[Unit]:
-        """Return the units whose models a cut or an average is made of."""
+        """Return the units whose models a rotation, a cut or an average is made of."""
         return [self._source(unit, name) for name in self.plan.methods[unit.method].of]
 
     def _source(self, unit: Unit, name: str) -> Unit:
@@ -236,6 +241,24 @@ def _fitted(shop: Workshop, unit: Unit, folder: Path) -> None:
     fit(**{name: getattr(whole, name) for name in names}, overwrite=True, quiet=True)
 
 
+def _rotated(shop: Workshop, unit: Unit, folder: Path) -> None:
+    """Turn the space of another method's model, as `train` does at its end."""
+    from matryoshka2d.data import read_mixture
+    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.training.rotating import rotate_by
+    from matryoshka2d.training.settings import max_length_of
+
+    whole = shop.training(unit, folder)
+    (source,) = shop.sources(unit)
+    made = shop.model(source)
+    encoder = ElasticEncoder(made.path, pooling=made.pooling, device=whole.device)
+    mixture = read_mixture(whole.data, whole.columns or None, whole.limit)
+    with max_length_of(encoder, whole.max_length):
+        rotate_by(encoder, mixture, shop.plan.sizes, whole.seed)
+    with staged_folder(folder, overwrite=True) as staged:
+        encoder.save(str(staged), create_model_card=False)
+
+
 def _separate(shop: Workshop, unit: Unit, folder: Path) -> None:
     """Cut the backbone to n layers, then train it at d dims alone."""
     from matryoshka2d.encoder import ElasticEncoder
@@ -280,6 +303,7 @@ def _average(shop: Workshop, unit: Unit, folder: Path) -> None:
 _MAKERS: dict[str, Callable[[Workshop, Unit, Path], None]] = {
     "train": _train,
     "fit": _fitted,
+    "rotate": _rotated,
     "separate": _separate,
     "sentence-transformers": _sentence_transformers,
     "average": _average,

@@ -1,17 +1,18 @@
-"""Training: options, learning rates by depth, whole checkpoints, train(); and fit(), which trains nothing."""
+"""Training: options, rates by depth, whole checkpoints, train(). fit() and rotate() train nothing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from matryoshka2d.training.fit_options import FitOptions
 from matryoshka2d.training.options import TrainingOptions
+from matryoshka2d.training.text_options import FitOptions, RotateOptions
 
 if TYPE_CHECKING:
     from matryoshka2d.training.fitting import fit
+    from matryoshka2d.training.rotating import rotate
     from matryoshka2d.training.run import train
 
-__all__ = ["FitOptions", "TrainingOptions", "fit", "train"]
+__all__ = ["FitOptions", "RotateOptions", "TrainingOptions", "fit", "rotate", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from matryoshka2d.training.fitting import fit
 
         return fit
+    if name == "rotate":
+        from matryoshka2d.training.rotating import rotate
+
+        return rotate
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

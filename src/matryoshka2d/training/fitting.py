@@ -20,11 +20,11 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.files import staged_folder
 from matryoshka2d.size import default_sizes
 from matryoshka2d.training.column_prompts import mixture_prompts
-from matryoshka2d.training.fit_options import FitOptions
 from matryoshka2d.training.head_fit import Texts, fit_heads, texts_of
 from matryoshka2d.training.memory import saying_what_lowers_memory
 from matryoshka2d.training.model_card import command_of, elastic_facts, write_card
 from matryoshka2d.training.settings import max_length_of
+from matryoshka2d.training.text_options import FitOptions
 
 _HELD_OUT = 0.1
 

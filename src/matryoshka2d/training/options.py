@@ -97,6 +97,12 @@ class TrainingOptions:
         "Start the heads at the linear map from each exit to the full size, fitted on some of the texts, and "
         "not at the identity. Default: yes for all-sizes, no for the published methods.",
     )
+    rotate: bool | None = _choice(
+        None,
+        "Turn the space at the end, so that the first dims say most; no cosine at full width changes. "
+        "Default: yes for all-sizes with labels; no without them, where vectors shall go with those of the "
+        "model as it was, and for the published methods.",
+    )
     pooling: str | None = _choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
     query_prompt: str | None = _choice(
         None,

@@ -6,7 +6,7 @@ import dataclasses
 import random
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,11 @@ from matryoshka2d.training.model_card import write_model_card
 from matryoshka2d.training.options import TrainingOptions, run_folder_of
 from matryoshka2d.training.presets import preset_of
 from matryoshka2d.training.progress import show_progress
+from matryoshka2d.training.rotating import rotate_by
 from matryoshka2d.training.settings import check_checkpointing, training_settings
 from matryoshka2d.training.streaming import mixture_shares, stream_batches
 from matryoshka2d.training.teaching import (
+    ORIGINAL,
     SELF,
     TUNED,
     check_has_translations,
@@ -135,10 +137,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     losses, datasets, teachers = _losses(encoder, mixture, objectives, strategy, options, quiet)
     on_cpu = encoder.device.type == "cpu"
     if not quiet:
-        counts = mixture.rows.values()
-        rows = "streamed" if None in counts else sum(count or 0 for count in counts)
-        note = f"Training {options.strategy} on {rows} rows in {precision.reason}"
-        print(note, file=sys.stderr)
+        _say_what_starts(mixture, options, precision)
     dropout = preset_of(options).dropout if options.dropout is None else options.dropout
     prompts = mixture_prompts(encoder, mixture)
     fits = preset_of(options).fit_heads if options.fit_heads is None else options.fit_heads
@@ -154,6 +153,9 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
         release(encoder, trainer)
         if options.lora:
             merge_adapters(encoder)
+        if _rotates(encoder, options, objectives.values()):
+            with saying_what_lowers_memory(what_lowers_memory(options)):
+                rotate_by(encoder, mixture, encoder.sizes, options.seed)
     cast_weights(encoder, dtype)
     return _finish(encoder, trainer, options, dev)
 
@@ -173,6 +175,24 @@ def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
 
 def _has_heads(options: TrainingOptions) -> bool:
     return preset_of(options).heads if options.heads is None else options.heads
+
+
+def _say_what_starts(mixture: Mixture[Any], options: TrainingOptions, precision: Precision) -> None:
+    counts = mixture.rows.values()
+    rows = "streamed" if None in counts else sum(count or 0 for count in counts)
+    print(f"Training {options.strategy} on {rows} rows in {precision.reason}", file=sys.stderr)
+
+
+def _rotates(encoder: ElasticEncoder, options: TrainingOptions, objectives: Iterable[Objective]) -> bool:
+    """Return whether the space is turned at the end: where a size has fewer dims than the full one.
+
+    Unless told to, a model that was to keep the space of the one that it learnt from is left in it.
+    """
+    wished = options.rotate
+    if wished is None:
+        keeps_space = options.teacher == ORIGINAL or any(map(learns_without_labels, objectives))
+        wished = preset_of(options).rotate and not keeps_space
+    return wished and any(size.dims < encoder.width for size in encoder.sizes)
 
 
 def _checkpoint(options: TrainingOptions) -> str | None:

@@ -1,4 +1,4 @@
-"""The choices of fitting heads to a finished model: one documented field each."""
+"""The choices of what is done to a finished model with texts alone: `fit` and `rotate`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,15 @@ from pathlib import Path
 from matryoshka2d.choices import check_range, choice, turn_to_text
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import check_free
+from matryoshka2d.size import parse_sizes
 
 
 @dataclass(frozen=True)
-class FitOptions:
-    """Every choice of a fit; each field's help says the default and when to change it.
-
-    Raises
-    ------
-    UserError
-        If a number is out of range.
-
-    Examples
-    --------
-    >>> FitOptions(data=["texts.txt"], output="my-model").texts
-    16384
-    """
+class TextOptions:
+    """What `fit` and `rotate` ask for alike; each field's help says the default and when to change it."""
 
     model: str = choice(
-        "default", "Model to make elastic: a folder, a hub name, or 'default' (all-MiniLM-L6-v2)."
+        "default", "Model to start from: a folder, a hub name, or 'default' (all-MiniLM-L6-v2)."
     )
     data: list[str] = choice(
         [],
@@ -55,7 +45,50 @@ class FitOptions:
     def check_ready(self) -> None:
         """Raise a `UserError` unless data and output are named, and the output may be written."""
         if not self.data:
-            raise UserError("no texts to fit to: expected a file or hub data set, as --data texts.txt")
+            raise UserError("no texts to learn from: expected a file or hub data set, as --data texts.txt")
         if not self.output:
             raise UserError("no output: expected the folder to write the model to, as --output my-model")
         check_free(Path(self.output), overwrite=self.overwrite, inputs=(self.model, *self.data))
+
+
+@dataclass(frozen=True)
+class FitOptions(TextOptions):
+    """Every choice of a fit; each field's help says the default and when to change it.
+
+    Raises
+    ------
+    UserError
+        If a number is out of range.
+
+    Examples
+    --------
+    >>> FitOptions(data=["texts.txt"], output="my-model").texts
+    16384
+    """
+
+
+@dataclass(frozen=True)
+class RotateOptions(TextOptions):
+    """Every choice of a rotation; each field's help says the default and when to change it.
+
+    Raises
+    ------
+    UserError
+        If a number is out of range, or the sizes are no sizes.
+
+    Examples
+    --------
+    >>> RotateOptions(data=["texts.txt"], output="my-model", sizes="1-6x32,128").sizes
+    '1-6x32,128'
+    """
+
+    sizes: str | None = choice(
+        None,
+        "Sizes that it shall serve, as 1-6x32,128. Default: all of the model. Name those that you use where "
+        "you know them.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sizes is not None:
+            parse_sizes(self.sizes)

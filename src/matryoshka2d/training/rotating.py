@@ -1,0 +1,180 @@
+"""rotate(): narrow sizes of a finished model made better by a rotation of its space; nothing is trained.
+
+At full width every exit keeps its cosines, and shallow exits stay as near to deep ones as they were. But
+vectors made before the rotation do not go with those made after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from matryoshka2d.choices import given_options
+from matryoshka2d.data import Mixture, read_mixture
+from matryoshka2d.default_model import resolve_model
+from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.errors import UserError
+from matryoshka2d.files import staged_folder
+from matryoshka2d.size import Size, default_sizes, parse_sizes
+from matryoshka2d.training.column_prompts import mixture_prompts
+from matryoshka2d.training.fitting import split
+from matryoshka2d.training.head_fit import Texts, texts_of
+from matryoshka2d.training.memory import saying_what_lowers_memory
+from matryoshka2d.training.model_card import command_of, elastic_facts, write_card
+from matryoshka2d.training.rotation import disagreement, learn_rotation
+from matryoshka2d.training.settings import max_length_of
+from matryoshka2d.training.text_options import RotateOptions
+
+
+def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choices: Any) -> ElasticEncoder:
+    """Turn the space of a model so that prefixes say more, and write the model to a folder.
+
+    Parameters
+    ----------
+    options
+        A `RotateOptions`; or leave it out and name its fields here. Not both.
+    quiet
+        Whether to keep notes to oneself.
+    **choices
+        Fields of `RotateOptions`: ``model``, ``data``, ``output`` …
+
+    Returns
+    -------
+    ElasticEncoder
+        The encoder, as it was written to ``output``. Its ``record["rotation"]["disagreement"]`` holds, for
+        every prefix, how far its cosines are from those at full size, on texts that were left out, before and
+        after.
+
+    Raises
+    ------
+    UserError
+        If an option, a file, the model or the output is wrong; nothing is written then.
+
+    Examples
+    --------
+    >>> rotate(data=["missing.txt"], output="my-model")
+    Traceback (most recent call last):
+    ...
+    matryoshka2d.errors.UserError: ...
+    """
+    options = given_options(RotateOptions, options, choices)
+    options.check_ready()
+    mixture = read_mixture(options.data, options.columns or None, options.limit)
+    encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
+    sizes = _served(encoder, options)
+    learnt_from, held_out = split(
+        texts_of(mixture, mixture_prompts(encoder, mixture), options.texts, options.seed)
+    )
+    count = sum(map(len, learnt_from.values()))
+    if not quiet:
+        print(f"Rotating {options.model} by {count} texts", file=sys.stderr)
+    advice = f"out of memory with {options.max_length} tokens a text: lower --max-length"
+    with max_length_of(encoder, options.max_length), saying_what_lowers_memory(advice):
+        far = rotate_for(encoder, learnt_from, sizes, held_out=held_out, seed=options.seed)
+    if not quiet and any(after > before for before, after in far.values()):
+        print(
+            f"warning: some widths are farther from the full size than before: {count} texts are too few, or "
+            "too unlike each other; name more with --data",
+            file=sys.stderr,
+        )
+    encoder.record = {
+        **encoder.record,
+        "rotation": {
+            **{k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
+            "disagreement": {str(d): [round(value, 4) for value in pair] for d, pair in far.items()},
+        },
+    }
+    with staged_folder(options.output, overwrite=options.overwrite) as folder:
+        encoder.save(str(folder), create_model_card=False)
+        write_card(
+            folder,
+            "rotated_card.md.j2",
+            options.model,
+            **elastic_facts(encoder, options.output),
+            count=count,
+            disagreement=far,
+            command=command_of(options, "rotate"),
+        )
+    return encoder
+
+
+def _served(encoder: ElasticEncoder, options: RotateOptions) -> tuple[Size, ...]:
+    sizes = parse_sizes(options.sizes) if options.sizes else encoder.sizes
+    for size in sizes:
+        encoder.check(size)
+    if all(size.dims == encoder.width for size in sizes):
+        raise UserError(
+            f"every size has all {encoder.width} dims, where a rotation changes nothing: name narrower ones, "
+            f"as --sizes {default_sizes(encoder.depth, encoder.width)[0]}"
+        )
+    return sizes
+
+
+def rotate_by(encoder: ElasticEncoder, mixture: Mixture[Any], sizes: Sequence[Size], seed: int) -> None:
+    """Turn the space of an encoder by texts of the data that it was trained on.
+
+    Parameters
+    ----------
+    encoder
+        The model; it is changed.
+    mixture
+        The data.
+    sizes
+        The sizes that the rotation shall serve.
+    seed
+        Which texts are drawn.
+    """
+    texts = texts_of(mixture, mixture_prompts(encoder, mixture), RotateOptions.texts, seed)
+    rotate_for(encoder, texts, sizes, seed=seed)
+
+
+def rotate_for(
+    encoder: ElasticEncoder,
+    texts: Texts,
+    sizes: Sequence[Size],
+    *,
+    held_out: Texts | None = None,
+    seed: int = 0,
+) -> dict[int, tuple[float, float]]:
+    """Turn the space of an encoder, so that prefixes at some sizes agree best with the full size.
+
+    Parameters
+    ----------
+    encoder
+        The model; it is changed.
+    texts
+        What the rotation is learnt from.
+    sizes
+        The sizes that it shall serve.
+    held_out
+        Texts to judge it by; none by default.
+    seed
+        Which texts come in which step.
+
+    Returns
+    -------
+    dict
+        Dims → the disagreement with the full size on the texts that were held out, before and after; empty
+        without them. See `matryoshka2d.training.rotation.disagreement`.
+    """
+    layers = sorted({size.layers for size in sizes} | {encoder.depth})
+    dims = sorted({size.dims for size in sizes} - {encoder.width})
+    rotation = learn_rotation(_exits(encoder, texts, layers), dims, seed=seed)
+    far: dict[int, tuple[float, float]] = {}
+    if held_out and any(held_out.values()):
+        before = _exits(encoder, held_out, layers)
+        after = disagreement({n: vectors @ rotation for n, vectors in before.items()}, dims)
+        far = {d: (value, after[d]) for d, value in disagreement(before, dims).items()}
+    encoder.rotate(rotation)
+    return far
+
+
+def _exits(encoder: ElasticEncoder, texts: Texts, layers: Sequence[int]) -> dict[int, np.ndarray]:
+    passes = [
+        encoder.exits(some, layers=layers, prompt=prompt or None) for prompt, some in texts.items() if some
+    ]
+    return {n: np.concatenate([vectors[n] for vectors in passes]) for n in passes[0]}

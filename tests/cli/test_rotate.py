@@ -1,0 +1,62 @@
+"""matryoshka2d rotate: its outcome, and a newcomer's mistakes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> Path:
+    """Return the working folder, with texts, a model and a folder that is in use."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("\n".join(tiny.TEXTS) + "\n")
+    (tmp_path / "model").symlink_to(model, target_is_directory=True)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "precious").write_text("keep me")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_a_rotation_shows_how_much_nearer_every_width_came(run: Run) -> None:
+    done = run("rotate", "--model", "model", "--data", "texts.txt", "--output", "out", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert re.search(r"     8 dims   \d\.\d{3} -> \d\.\d{3}\n    16 dims  ", done.out)
+    assert "Wrote out. Next: matryoshka2d evaluate out --sts STS" in done.out
+    assert re.search(r"Rotating model by \d+ texts", done.err)
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_json_is_one_object_and_the_sizes_are_those_that_were_asked_for(run: Run) -> None:
+    done = run(
+        *("rotate", "--model", "model", "--data", "texts.txt", "--output", "out"),
+        *("--texts", "6", "--sizes", "2x8 4x32", "--json"),
+    )
+    assert done.code == 0, done.err
+    assert set(done.json) == {"output", "full_size", "disagreement"}
+    assert list(done.json["disagreement"]) == ["8"]
+
+
+@pytest.mark.usefixtures("no_model_is_loaded")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--output out", "no texts to learn from: .*--data texts.txt"),
+        ("--data texts.txt", "no output: .*--output"),
+        ("--data texts.txt --output used", "used exists already: .*--overwrite"),
+        ("--data texts.txt --output out --sizes 3by8", "3by8"),
+        ("--data text.txt --output out", "no file text.txt. Did you mean 'texts.txt'"),
+    ],
+)
+def test_what_can_be_known_without_a_model_is_said_at_once(
+    sandbox: Path, refused: Callable[..., str], words: str, said: str
+) -> None:
+    assert re.search(said, refused("rotate", "--model", "model", *words.split()))
+    assert (sandbox / "used" / "precious").read_text() == "keep me"
+    assert not (sandbox / "out").exists()
