@@ -451,7 +451,7 @@ class ElasticEncoder(SentenceTransformer):
 
         It is independent of this encoder, and what it saves loads in stock sentence-transformers
         without this package. The cut stands before the normalisation, as a bias-free Dense that holds
-        the slice (and the head of that exit, if it has one).
+        the slice (and the rotation and the head of that exit, if there are any).
 
         Parameters
         ----------
@@ -477,7 +477,8 @@ class ElasticEncoder(SentenceTransformer):
         # Servers take a request for fewer dims only where these stand.
         transformer.model.config.is_matryoshka = True
         transformer.model.config.matryoshka_dimensions = sorted({*dims, wanted.dims})
-        later = [copy.deepcopy(module) for module in self._later_modules()]
+        rotation = self._modules.get(_ROTATION)
+        later = [copy.deepcopy(module) for module in self._later_modules() if module is not rotation]
         slicing = self._slice(wanted)
         plain = SentenceTransformer(
             modules=[transformer, *later, *([slicing] if slicing else []), Normalize()],
@@ -489,11 +490,13 @@ class ElasticEncoder(SentenceTransformer):
         return plain.eval()
 
     def _slice(self, size: Size) -> Dense | None:
-        """Return the Dense [width → dims] that holds the head and the cut, or None if neither is needed."""
+        """Return the Dense [width → dims] that holds rotation, head and cut, or None if none is needed."""
         head = self.heads.at(size.layers) if self.heads is not None else None
-        if head is None and size.dims == self.width:
+        if head is None and size.dims == self.width and not self.rotated:
             return None
         weight = torch.eye(self.width) if head is None else head.linear.weight.detach().cpu()
+        if self.rotated:
+            weight = weight @ cast(Dense, self._modules[_ROTATION]).linear.weight.detach().cpu()
         rows = weight[: size.dims].clone().to(self.dtype)
         return Dense(self.width, size.dims, bias=False, activation_function=nn.Identity(), init_weight=rows)
 

@@ -67,8 +67,12 @@ def test_stock_sentence_transformers_turns_its_vectors_too(rotated: Path, tmp_pa
     )
     np.testing.assert_allclose(stock, ours.encode(PROSE[:8], size="6x32"), atol=1e-5)
     ours.truncate("3x32").save(str(tmp_path / "cut"))
-    cut = SentenceTransformer(str(tmp_path / "cut"), device="cpu").encode(PROSE[:8])
+    plain = SentenceTransformer(str(tmp_path / "cut"), device="cpu")
+    assert [type(module).__name__ for module in plain] == ["Transformer", "Pooling", "Dense", "Normalize"]
+    cut = plain.encode(PROSE[:8])
     np.testing.assert_allclose(cut, ours.encode(PROSE[:8], size="3x32"), atol=1e-5)
+    whole = ours.truncate("6x384").encode(PROSE[:8])
+    np.testing.assert_allclose(whole, ours.encode(PROSE[:8], size="6x384"), atol=1e-5)
 
 
 def test_the_card_says_what_was_done_and_how_to_do_it_again(rotated: Path, fitted: str) -> None:
