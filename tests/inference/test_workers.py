@@ -79,3 +79,19 @@ def test_a_caller_that_goes_on_does_not_keep_the_threads_from_ending() -> None:
     assert not any(thread.is_alive() for thread in workers._threads)
     assert runner.batches == done
     assert futures[-1].cancelled()
+
+
+def test_the_end_waits_for_a_caller_that_is_inside_a_library() -> None:
+    workers = Workers(SlowRunner(), threads=1, cores=1)
+    inside, left = threading.Event(), threading.Event()
+
+    def call() -> None:
+        with workers.caller():
+            inside.set()
+            time.sleep(0.3)
+            left.set()
+
+    threading.Thread(target=call, daemon=True).start()
+    inside.wait()
+    workers.join()
+    assert left.is_set()

@@ -126,6 +126,10 @@ class BatchingEngine:
         return self.size if size is None else Size.parse(size).check(self.depth, self.width)
 
     def _run(self, chunks: Iterable[tuple[int, Tokens]], count: int, size: Size) -> Vectors:
+        with self._workers.caller():
+            return self._run_all(chunks, count, size)
+
+    def _run_all(self, chunks: Iterable[tuple[int, Tokens]], count: int, size: Size) -> Vectors:
         out = np.zeros((count, size.dims), dtype=np.float32)
         waiting: deque[tuple[NDArray[np.int64], Future[Vectors]]] = deque()
         try:

@@ -8,9 +8,11 @@ with one text each cost little more than one caller with many.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import threading
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -24,7 +26,7 @@ from matryoshka2d.inference.tokens import Tokens, join
 _LENGTHS_APART = 2
 
 
-# Seconds to wait, when Python ends, for a batch that is running.
+# Seconds to wait, when Python ends, for a batch that is running, and for who waits for it.
 _PATIENCE = 30.0
 _LIVE: weakref.WeakSet[Workers] = weakref.WeakSet()
 
@@ -79,6 +81,7 @@ class Workers:
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._callers = 0
         started = threading.Barrier(threads + 1)
         self._threads = [
             threading.Thread(
@@ -111,8 +114,20 @@ class Workers:
             self._closed = True
             self._changed.notify_all()
 
+    @contextlib.contextmanager
+    def caller(self) -> Iterator[None]:
+        """Mark a thread as one that makes and submits jobs, and may be inside a library while it does."""
+        with self._changed:
+            self._callers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._callers -= 1
+                self._changed.notify_all()
+
     def join(self) -> None:
-        """Close, drop what is not begun, and wait for the threads to end."""
+        """Close, drop what is not begun, and wait for the threads to end and for callers to hear of it."""
         # Closed first: a caller that is still at work would fill the queue again.
         self.close()
         with self._changed:
@@ -120,6 +135,8 @@ class Workers:
                 self._jobs.popleft().future.cancel()
         for thread in self._threads:
             thread.join(_PATIENCE)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._callers, _PATIENCE)
 
     def _work(self, started: threading.Barrier, cores: int) -> None:
         torch.set_num_threads(cores)
