@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import field, fields
+from dataclasses import asdict, field, fields
 from typing import Any, TypeVar
 
 from matryoshka2d.errors import UserError, did_you_mean
@@ -18,6 +18,11 @@ def choice(default: Any, help: str) -> Any:
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata={"help": help})
     return field(default=default, metadata={"help": help})
+
+
+def stated(options: Any) -> dict[str, Any]:
+    """Return the fields of some options that say something: what a model's record keeps of a run."""
+    return {name: value for name, value in asdict(options).items() if value not in (None, {}, [])}
 
 
 def turn_to_text(options: Any) -> None:

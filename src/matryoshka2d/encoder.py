@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from matryoshka2d import architectures, loading
 from matryoshka2d.errors import UserError
-from matryoshka2d.heads import ExitHeads
+from matryoshka2d.heads import ExitHeads, identity_dense
 from matryoshka2d.hub import hub_arguments
 from matryoshka2d.merged import exit_columns
 from matryoshka2d.size import Size, default_sizes
@@ -202,20 +202,12 @@ class ElasticEncoder(SentenceTransformer):
 
     def _insert_rotation(self) -> None:
         """Put the identity, as a frozen Dense, before a Normalize at the end and before the heads."""
-        dense = Dense(
-            self.width,
-            self.width,
-            bias=False,
-            activation_function=nn.Identity(),
-            init_weight=torch.eye(self.width),
-        )
-        dense.requires_grad_(False).to(device=self.device, dtype=self.dtype)
-        own = dict(self._modules)
-        last = {name for name, module in own.items() if module is self._later_modules()[-1]}
+        dense = identity_dense(self.width).requires_grad_(False).to(device=self.device, dtype=self.dtype)
+        own, last = list(self._modules.items()), self._later_modules()[-1]
         self._modules.clear()
-        for name, module in own.items():
-            self.add_module(name, cast(nn.Module, module))
-            if name in last:
+        for name, module in own:
+            self.add_module(name, module)
+            if module is last:
                 self.add_module(_ROTATION, dense)
 
     def check(self, size: str | Size) -> Size:

@@ -28,7 +28,7 @@ class ExitHeads(nn.Module):
     def __init__(self, layers: Iterable[int], width: int) -> None:
         super().__init__()
         self.width = width
-        self.dense = nn.ModuleDict({str(n): _identity(width) for n in sorted(layers)})
+        self.dense = nn.ModuleDict({str(n): identity_dense(width) for n in sorted(layers)})
 
     def forward(self, features: dict[str, Any]) -> dict[str, Any]:
         """Hand the full size on unchanged."""
@@ -85,5 +85,6 @@ class ExitHeads(nn.Module):
         return heads
 
 
-def _identity(width: int) -> Dense:
+def identity_dense(width: int) -> Dense:
+    """Return a stock Dense, bias-free and linear, that gives vectors of a width as it takes them."""
     return Dense(width, width, bias=False, activation_function=nn.Identity(), init_weight=torch.eye(width))

@@ -134,3 +134,14 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("texts") / "texts.txt"
     path.write_text("\n".join(tiny.TEXTS) + "\n")
     return path
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> Path:
+    """Return the working folder, with texts, a model and a folder that is in use."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("\n".join(tiny.TEXTS) + "\n")
+    (tmp_path / "model").symlink_to(model, target_is_directory=True)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "precious").write_text("keep me")
+    return tmp_path

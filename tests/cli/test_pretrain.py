@@ -13,15 +13,10 @@ from tests.cli.conftest import Run
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> Path:
-    """Return the working folder, with texts, a model, a decoder and a folder that is in use."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "texts.txt").write_text("\n".join(tiny.TEXTS) + "\n")
-    (tmp_path / "empty.txt").write_text("")
-    (tmp_path / "model").symlink_to(model, target_is_directory=True)
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "precious").write_text("keep me")
-    return tmp_path
+def sandbox(sandbox: Path) -> Path:
+    """Return the working folder with an empty file in it too."""
+    (sandbox / "empty.txt").write_text("")
+    return sandbox
 
 
 @pytest.mark.usefixtures("sandbox")

@@ -8,19 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
 from tests.cli.conftest import Run
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> Path:
-    """Return the working folder, with texts, a model and a folder that is in use."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "texts.txt").write_text("\n".join(tiny.TEXTS) + "\n")
-    (tmp_path / "model").symlink_to(model, target_is_directory=True)
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "precious").write_text("keep me")
-    return tmp_path
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -36,11 +24,11 @@ def test_a_rotation_shows_how_much_nearer_every_width_came(run: Run) -> None:
 def test_json_is_one_object_and_the_sizes_are_those_that_were_asked_for(run: Run) -> None:
     done = run(
         *("rotate", "--model", "model", "--data", "texts.txt", "--output", "out"),
-        *("--texts", "6", "--sizes", "2x8 4x32", "--json"),
+        *("--texts", "6", "--sizes", "2x16 4x32", "--json"),
     )
     assert done.code == 0, done.err
     assert set(done.json) == {"output", "full_size", "disagreement"}
-    assert list(done.json["disagreement"]) == ["8"]
+    assert list(done.json["disagreement"]) == ["16"]
 
 
 @pytest.mark.usefixtures("no_model_is_loaded")

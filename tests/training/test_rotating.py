@@ -122,8 +122,10 @@ def test_what_cannot_be_rotated_is_said_and_nothing_is_written(
     tmp_path: Path, model: str, texts: str
 ) -> None:
     out = str(tmp_path / "out")
-    with pytest.raises(UserError, match="every size has all 32 dims, where a rotation changes nothing"):
+    with pytest.raises(UserError, match="serves sizes from 16 dims to fewer than all 32"):
         rotate(model=model, data=texts, output=out, sizes="1-4x32", quiet=True)
+    with pytest.raises(UserError, match="there is none: name such sizes"):
+        rotate(model=model, data=texts, output=out, sizes="1-4x8", quiet=True)
     with pytest.raises(UserError, match="9x8"):
         rotate(model=model, data=texts, output=out, sizes="9x8", quiet=True)
     with pytest.raises(UserError, match="put seed into the RotateOptions"):
@@ -161,7 +163,7 @@ def test_training_turns_the_space_at_its_end_and_changes_nothing_else(tmp_path: 
         ({"objective": "distillation", "rotate": True}, True),
         ({"strategy": "2dmse"}, False),
         ({"strategy": "2dmse", "rotate": True}, True),
-        ({"strategy_options": {"sizes": "1-4x32"}, "teacher": "self"}, False),
+        ({"strategy_options": {"sizes": "1-4x8,32"}, "teacher": "self"}, False),
     ],
 )
 def test_when_the_space_is_turned(
@@ -169,3 +171,11 @@ def test_when_the_space_is_turned(
 ) -> None:
     made = small.run(tmp_path, model, **{"rotate": None, **choices})
     assert ("rotation" in dict(made.named_children())) == turned
+
+
+def test_a_rotation_that_would_serve_no_size_is_refused_before_anything_is_trained(
+    tmp_path: Path, model: str
+) -> None:
+    with pytest.raises(UserError, match="or leave the rotation out"):
+        small.run(tmp_path, model, rotate=True, strategy_options={"sizes": "1-4x8,32"})
+    assert not (tmp_path / "out").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import TrainingArguments, set_seed
 
-from matryoshka2d.choices import given_options
+from matryoshka2d.choices import given_options, stated
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
@@ -192,7 +191,7 @@ def _arguments(
 
 
 def _write(encoder: ElasticEncoder, sizes: tuple[Size, ...], options: PretrainingOptions, steps: int) -> None:
-    choices = {k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])}
+    choices = stated(options)
     encoder.record = {
         **encoder.record,
         "sizes": [str(size) for size in sizes],

@@ -6,27 +6,22 @@ touched: its full size gives the vectors that it gave before, so that indexes st
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from typing import Any
 
 import numpy as np
 
-from matryoshka2d.choices import given_options
+from matryoshka2d.choices import given_options, stated
 from matryoshka2d.data import read_mixture
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import staged_folder
 from matryoshka2d.size import default_sizes
 from matryoshka2d.training.column_prompts import mixture_prompts
-from matryoshka2d.training.head_fit import Texts, fit_heads, texts_of
-from matryoshka2d.training.memory import saying_what_lowers_memory
-from matryoshka2d.training.model_card import command_of, elastic_facts, write_card
-from matryoshka2d.training.settings import max_length_of
+from matryoshka2d.training.head_fit import fit_heads
+from matryoshka2d.training.model_card import write_made
 from matryoshka2d.training.text_options import FitOptions
-
-_HELD_OUT = 0.1
+from matryoshka2d.training.texts import Texts, exits_of, reading, split, texts_of
 
 
 def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: Any) -> ElasticEncoder:
@@ -74,8 +69,7 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
     count = sum(map(len, fitted_on.values()))
     if not quiet:
         print(f"Fitting {encoder.depth - 1} exits of {options.model} on {count} texts", file=sys.stderr)
-    advice = f"out of memory with {options.max_length} tokens a text: lower --max-length"
-    with max_length_of(encoder, options.max_length), saying_what_lowers_memory(advice):
+    with reading(encoder, options.max_length):
         before = nearness(encoder, held_out)
         encoder.add_heads()
         fit_heads(encoder, fitted_on)
@@ -91,11 +85,13 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
         **encoder.record,
         "sizes": [str(size) for size in default_sizes(encoder.depth, encoder.width)],
         "fit": {
-            **{k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
+            **stated(options),
             "nearness": {str(n): [round(before[n], 4), round(after[n], 4)] for n in before},
         },
     }
-    _write(encoder, options, count)
+    write_made(
+        encoder, options, "fit", "fitted_card.md.j2", count=count, nearness=encoder.record["fit"]["nearness"]
+    )
     return encoder
 
 
@@ -110,36 +106,8 @@ def check_can_be_fitted(encoder: ElasticEncoder, name: str) -> None:
         )
 
 
-def split(texts: Texts) -> tuple[Texts, Texts]:
-    """Return the texts to fit to, and a tenth that is left out to judge by.
-
-    >>> split({"": ["a", "b", "c"]})
-    ({'': ['a', 'b']}, {'': ['c']})
-    """
-    fitted, held = {}, {}
-    for prompt, some in texts.items():
-        out = max(1, round(_HELD_OUT * len(some))) if len(some) > 1 else 0
-        fitted[prompt], held[prompt] = some[: len(some) - out], some[len(some) - out :]
-    return fitted, held if any(held.values()) else fitted
-
-
 def nearness(encoder: ElasticEncoder, texts: Texts) -> dict[int, float]:
     """Return inner exit → mean cosine of its vectors to those of the full size."""
-    passes = [encoder.exits(some, prompt=prompt or None) for prompt, some in texts.items() if some]
-    exits = {n: np.concatenate([vectors[n] for vectors in passes]) for n in passes[0]}
+    exits = exits_of(encoder, texts)
     full = exits.pop(encoder.depth)
     return {n: float(np.mean(np.einsum("td,td->t", vectors, full))) for n, vectors in exits.items()}
-
-
-def _write(encoder: ElasticEncoder, options: FitOptions, count: int) -> None:
-    with staged_folder(options.output, overwrite=options.overwrite) as folder:
-        encoder.save(str(folder), create_model_card=False)
-        write_card(
-            folder,
-            "fitted_card.md.j2",
-            options.model,
-            **elastic_facts(encoder, options.output),
-            count=count,
-            nearness=encoder.record["fit"]["nearness"],
-            command=command_of(options, "fit"),
-        )

@@ -7,26 +7,15 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
-from typing import Any, cast
-
 import numpy as np
 import torch
-from datasets import Dataset
 
-from matryoshka2d.data import Mixture, Stream, text_columns
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.evaluation.cosine import Floats
-
-TEXTS = 4096
-"""Texts that heads are fitted to, at most: ten for each dim of a small encoder."""
+from matryoshka2d.training.texts import Texts, exits_of
 
 RIDGE = 0.01
 """Pull of the map towards the identity, relative to the mean square of a dim."""
-
-Texts = Mapping[str, Sequence[str]]
-"""Prompt, maybe empty → texts that it stands before."""
 
 
 def fit_heads(encoder: ElasticEncoder, texts: Texts) -> None:
@@ -53,8 +42,7 @@ def fit_heads(encoder: ElasticEncoder, texts: Texts) -> None:
     """
     assert encoder.heads is not None
     depth = encoder.depth
-    passes = [encoder.exits(some, prompt=prompt or None) for prompt, some in texts.items() if some]
-    exits = {n: np.concatenate([vectors[n] for vectors in passes]) for n in passes[0]}
+    exits = exits_of(encoder, texts)
     for n in encoder.heads.layers():
         head = encoder.heads.at(n)
         assert head is not None
@@ -90,37 +78,3 @@ def nearest_map(source: np.ndarray, target: np.ndarray, ridge: float = RIDGE) ->
     square, identity = x.T @ x, np.eye(x.shape[1])
     weight = ridge * (np.trace(square) / len(square) or 1.0)
     return np.asarray(np.linalg.solve(square + weight * identity, x.T @ y + weight * identity))
-
-
-def texts_of(
-    mixture: Mixture[Any], prompts: Mapping[str, Mapping[str, str]], count: int = TEXTS, seed: int = 0
-) -> Texts:
-    """Return distinct texts of all data sets of a run, as many of each, under the prompts they get there.
-
-    Parameters
-    ----------
-    mixture
-        The data sets; of a stream, the first rows are read.
-    prompts
-        Data set → column → prompt.
-    count
-        How many texts, about.
-    seed
-        Which rows of a data set that is in memory.
-    """
-    found: dict[str, dict[str, None]] = {}
-    for name, rows in mixture.datasets.items():
-        columns = text_columns(rows.column_names)
-        few = max(1, count // (len(mixture.datasets) * len(columns)))
-        for row in _some(rows, few, seed):
-            for column in columns:
-                found.setdefault(prompts[name].get(column, ""), {})[row[column]] = None
-    return {prompt: list(texts) for prompt, texts in found.items()}
-
-
-def _some(rows: Dataset | Stream, count: int, seed: int) -> Iterable[Mapping[str, Any]]:
-    chance = np.random.default_rng(seed)
-    if isinstance(rows, Stream):
-        return islice(rows.one_pass(chance), count)
-    drawn = np.sort(chance.choice(len(rows), size=min(count, len(rows)), replace=False))
-    return cast(Iterable[Mapping[str, Any]], rows.select(drawn))

@@ -14,6 +14,7 @@ from matryoshka2d import __version__
 from matryoshka2d.default_model import base_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.evaluation import Grid
+from matryoshka2d.files import staged_folder
 from matryoshka2d.report import markdown_table
 from matryoshka2d.training.options import TrainingOptions
 
@@ -83,6 +84,28 @@ def write_card(folder: Path, template: str, base: str, **values: Any) -> None:
         )
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def write_made(encoder: ElasticEncoder, options: Any, command: str, template: str, **values: Any) -> None:
+    """Write a model that was made without training, with its card, to the output of its options.
+
+    Parameters
+    ----------
+    encoder
+        The model.
+    options
+        The choices of the run, with ``model``, ``output`` and ``overwrite`` among them.
+    command
+        What made it: ``"fit"`` or ``"rotate"``.
+    template
+        File name of the card's template.
+    **values
+        What else the template shows.
+    """
+    with staged_folder(options.output, overwrite=options.overwrite) as folder:
+        encoder.save(str(folder), create_model_card=False)
+        facts = {**elastic_facts(encoder, options.output), **values}
+        write_card(folder, template, options.model, **facts, command=command_of(options, command))
 
 
 def command_of(options: Any, command: str = "train") -> str:

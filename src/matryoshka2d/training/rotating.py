@@ -6,28 +6,21 @@ vectors made before the rotation do not go with those made after it.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
-from matryoshka2d.choices import given_options
+from matryoshka2d.choices import given_options, stated
 from matryoshka2d.data import Mixture, read_mixture
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import staged_folder
-from matryoshka2d.size import Size, default_sizes, parse_sizes
+from matryoshka2d.size import Size, parse_sizes
 from matryoshka2d.training.column_prompts import mixture_prompts
-from matryoshka2d.training.fitting import split
-from matryoshka2d.training.head_fit import Texts, texts_of
-from matryoshka2d.training.memory import saying_what_lowers_memory
-from matryoshka2d.training.model_card import command_of, elastic_facts, write_card
-from matryoshka2d.training.rotation import disagreement, learn_rotation
-from matryoshka2d.training.settings import max_length_of
+from matryoshka2d.training.model_card import write_made
+from matryoshka2d.training.rotation import Search, disagreement, learn_rotation
 from matryoshka2d.training.text_options import RotateOptions
+from matryoshka2d.training.texts import Texts, exits_of, reading, split, texts_of
 
 
 def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choices: Any) -> ElasticEncoder:
@@ -72,8 +65,7 @@ def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choic
     count = sum(map(len, learnt_from.values()))
     if not quiet:
         print(f"Rotating {options.model} by {count} texts", file=sys.stderr)
-    advice = f"out of memory with {options.max_length} tokens a text: lower --max-length"
-    with max_length_of(encoder, options.max_length), saying_what_lowers_memory(advice):
+    with reading(encoder, options.max_length):
         far = rotate_for(encoder, learnt_from, sizes, held_out=held_out, seed=options.seed)
     if not quiet and any(after > before for before, after in far.values()):
         print(
@@ -84,21 +76,11 @@ def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choic
     encoder.record = {
         **encoder.record,
         "rotation": {
-            **{k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
+            **stated(options),
             "disagreement": {str(d): [round(value, 4) for value in pair] for d, pair in far.items()},
         },
     }
-    with staged_folder(options.output, overwrite=options.overwrite) as folder:
-        encoder.save(str(folder), create_model_card=False)
-        write_card(
-            folder,
-            "rotated_card.md.j2",
-            options.model,
-            **elastic_facts(encoder, options.output),
-            count=count,
-            disagreement=far,
-            command=command_of(options, "rotate"),
-        )
+    write_made(encoder, options, "rotate", "rotated_card.md.j2", count=count, disagreement=far)
     return encoder
 
 
@@ -106,12 +88,26 @@ def _served(encoder: ElasticEncoder, options: RotateOptions) -> tuple[Size, ...]
     sizes = parse_sizes(options.sizes) if options.sizes else encoder.sizes
     for size in sizes:
         encoder.check(size)
-    if all(size.dims == encoder.width for size in sizes):
-        raise UserError(
-            f"every size has all {encoder.width} dims, where a rotation changes nothing: name narrower ones, "
-            f"as --sizes {default_sizes(encoder.depth, encoder.width)[0]}"
-        )
+    check_can_be_turned(sizes, encoder.width)
     return sizes
+
+
+def turned_dims(sizes: Iterable[Size], width: int) -> list[int]:
+    """Return the widths among some sizes that a rotation serves; narrower ones keep their axes.
+
+    >>> turned_dims(parse_sizes("1-6x8,16,32,384"), 384)
+    [16, 32]
+    """
+    return sorted({size.dims for size in sizes if Search.narrow <= size.dims < width})
+
+
+def check_can_be_turned(sizes: Iterable[Size], width: int) -> None:
+    """Raise a `UserError` if a rotation serves none of some sizes of a model."""
+    if not turned_dims(sizes, width):
+        raise UserError(
+            f"a rotation serves sizes from {Search.narrow} dims to fewer than all {width}, and there is "
+            "none: name such sizes, or leave the rotation out"
+        )
 
 
 def rotate_by(encoder: ElasticEncoder, mixture: Mixture[Any], sizes: Sequence[Size], seed: int) -> None:
@@ -163,18 +159,11 @@ def rotate_for(
     """
     layers = sorted({size.layers for size in sizes} | {encoder.depth})
     dims = sorted({size.dims for size in sizes} - {encoder.width})
-    rotation = learn_rotation(_exits(encoder, texts, layers), dims, seed=seed)
+    rotation = learn_rotation(exits_of(encoder, texts, layers), dims, seed=seed)
     far: dict[int, tuple[float, float]] = {}
     if held_out and any(held_out.values()):
-        before = _exits(encoder, held_out, layers)
+        before = exits_of(encoder, held_out, layers)
         after = disagreement({n: vectors @ rotation for n, vectors in before.items()}, dims)
         far = {d: (value, after[d]) for d, value in disagreement(before, dims).items()}
     encoder.rotate(rotation)
     return far
-
-
-def _exits(encoder: ElasticEncoder, texts: Texts, layers: Sequence[int]) -> dict[int, np.ndarray]:
-    passes = [
-        encoder.exits(some, layers=layers, prompt=prompt or None) for prompt, some in texts.items() if some
-    ]
-    return {n: np.concatenate([vectors[n] for vectors in passes]) for n in passes[0]}

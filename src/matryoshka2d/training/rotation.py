@@ -23,7 +23,10 @@ Exits = Mapping[int, np.ndarray]
 """Layer → float [texts, width] of unit length, of the same texts at every layer."""
 
 
+# Added to a loss before its logarithm: a prefix that agrees to the last bit has nothing to learn.
 _LEAST = 1e-6
+# Texts whose cosines to all others are held at a time.
+_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,6 @@ def learn_rotation(
 
 
 def _loss(turned: Tensor, wanted: Tensor, dims: Sequence[int]) -> Tensor:
-    # A prefix that agrees to the last bit has nothing to learn, and no logarithm.
     return torch.stack([(_off(turned, wanted, d) + _LEAST).log() for d in dims]).mean()
 
 
@@ -150,9 +152,6 @@ def cayley(matrix: Tensor) -> Tensor:
     identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     turned: Tensor = torch.linalg.solve(identity + skew, identity - skew)
     return turned
-
-
-_AT_ONCE = 2048
 
 
 def neighbours(vectors: Tensor, ranks: Sequence[int]) -> Tensor:

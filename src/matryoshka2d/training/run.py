@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import shutil
 import sys
@@ -15,7 +14,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers import set_seed
 
-from matryoshka2d.choices import given_options
+from matryoshka2d.choices import given_options, stated
 from matryoshka2d.data import POSITIVE_PAIRS, SCORED_PAIRS, TEXTS, TRIPLETS, read_mixture, text_columns
 from matryoshka2d.data.mixing import Mixture, open_mixture
 from matryoshka2d.data.stream_batches import StreamBatchSampler
@@ -34,7 +33,7 @@ from matryoshka2d.training import learning_rates, ranks
 from matryoshka2d.training.column_prompts import mixture_prompts
 from matryoshka2d.training.dev import DevGrid, dev_grid
 from matryoshka2d.training.guarded import run_guarded
-from matryoshka2d.training.head_fit import fit_heads, texts_of
+from matryoshka2d.training.head_fit import fit_heads
 from matryoshka2d.training.live_teacher import LiveTeacher
 from matryoshka2d.training.lora import add_adapters, make_lora, merge_adapters, target_layers
 from matryoshka2d.training.memory import saying_what_lowers_memory, what_lowers_memory
@@ -42,7 +41,7 @@ from matryoshka2d.training.model_card import write_model_card
 from matryoshka2d.training.options import TrainingOptions, run_folder_of
 from matryoshka2d.training.presets import preset_of
 from matryoshka2d.training.progress import show_progress
-from matryoshka2d.training.rotating import rotate_by
+from matryoshka2d.training.rotating import check_can_be_turned, rotate_by, turned_dims
 from matryoshka2d.training.settings import check_checkpointing, training_settings
 from matryoshka2d.training.streaming import mixture_shares, stream_batches
 from matryoshka2d.training.teaching import (
@@ -61,6 +60,7 @@ from matryoshka2d.training.teaching import (
     teacher_name,
     with_teacher,
 )
+from matryoshka2d.training.texts import texts_of
 from matryoshka2d.training.trackers import keep_logs, trackers
 from matryoshka2d.training.trained_sizes import check_reads_the_text, trained_sizes
 from matryoshka2d.training.trainer import (
@@ -184,15 +184,15 @@ def _say_what_starts(mixture: Mixture[Any], options: TrainingOptions, precision:
 
 
 def _rotates(encoder: ElasticEncoder, options: TrainingOptions, objectives: Iterable[Objective]) -> bool:
-    """Return whether the space is turned at the end: where a size has fewer dims than the full one.
+    """Return whether the space is turned at the end.
 
-    Unless told to, a model that was to keep the space of the one that it learnt from is left in it.
+    Unless told to, a model that was to keep the space of the one that it learnt from is left in it, and so is
+    one without a size that a rotation serves.
     """
-    wished = options.rotate
-    if wished is None:
-        keeps_space = options.teacher == ORIGINAL or any(map(learns_without_labels, objectives))
-        wished = preset_of(options).rotate and not keeps_space
-    return wished and any(size.dims < encoder.width for size in encoder.sizes)
+    if options.rotate is not None:
+        return options.rotate
+    keeps_space = options.teacher == ORIGINAL or any(map(learns_without_labels, objectives))
+    return preset_of(options).rotate and not keeps_space and bool(turned_dims(encoder.sizes, encoder.width))
 
 
 def _checkpoint(options: TrainingOptions) -> str | None:
@@ -228,6 +228,8 @@ def _prepare(
         check_checkpointing(encoder)
     if options.lora:
         target_layers(encoder.base, make_lora(options.lora_options).targets)
+    if options.rotate:
+        check_can_be_turned(sizes, encoder.width)
     check_cross_exit(options.cross_exit, options.strategy, any(size.layers < encoder.depth for size in sizes))
     gets_heads = _has_heads(options) and encoder.depth > 1 and encoder.heads is None
     if gets_heads:
@@ -239,7 +241,7 @@ def _prepare(
     encoder.record = {
         **encoder.record,
         "sizes": [str(size) for size in sizes],
-        "training": {k: v for k, v in dataclasses.asdict(options).items() if v not in (None, {}, [])},
+        "training": stated(options),
     }
     return gets_heads
 
