@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matryoshka2d.inference import kernels, open_engine
+from matryoshka2d.inference import kernels, open_engine, packed
 from matryoshka2d.inference.kernels import Kernels, load_kernels
 
 
@@ -109,7 +109,7 @@ def test_embeddings(compiled: Kernels, tokens: int, blocks: int) -> None:
         compiled.embed(ids, positions + 20, tables, norm, 1e-12)
 
 
-@pytest.mark.parametrize("hindrance", ["switch", "compiler", "units", "broken"])
+@pytest.mark.parametrize("hindrance", ["switch", "compiler", "units", "library", "broken"])
 def test_they_are_never_required(
     hindrance: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, minilm: str
 ) -> None:
@@ -119,6 +119,9 @@ def test_they_are_never_required(
         monkeypatch.setenv("CC", "no-such-compiler")
     elif hindrance == "units":
         monkeypatch.setattr(kernels, "processor_flags", frozenset)
+    elif hindrance == "library":  # as on processors without AVX-512
+        monkeypatch.setenv(kernels.SWITCH, "0")
+        monkeypatch.setattr(packed, "library_has_bf16", lambda: False)
     else:
         (tmp_path / "broken.c").write_text("this is not C")
         monkeypatch.setattr(kernels, "_SOURCE", tmp_path / "broken.c")
