@@ -11,24 +11,31 @@ import pytest
 from tests.cli.conftest import Run
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_a_rotation_shows_how_much_nearer_every_width_came(run: Run) -> None:
-    done = run("rotate", "--model", "model", "--data", "texts.txt", "--output", "out", "--device", "cpu")
+def test_a_rotation_shows_how_much_more_every_width_agrees(run: Run, sandbox: Path) -> None:
+    (sandbox / "more.txt").write_text("".join(f"a cat saw {n} dogs\n" for n in range(40)))
+    done = run("rotate", "--model", "model", "--data", "more.txt", "--output", "out", "--device", "cpu")
     assert done.code == 0, done.err
-    assert re.search(r"     8 dims   \d\.\d{3} -> \d\.\d{3}\n    16 dims  ", done.out)
+    assert re.search(r"     8 dims  +\d+\.\d% -> \d+\.\d%\n    16 dims  ", done.out)
     assert "Wrote out. Next: matryoshka2d evaluate out --sts STS" in done.out
     assert re.search(r"Rotating model by \d+ texts", done.err)
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_json_is_one_object_and_the_sizes_are_those_that_were_asked_for(run: Run) -> None:
+def test_json_is_one_object_and_the_sizes_are_those_that_were_asked_for(run: Run, sandbox: Path) -> None:
+    (sandbox / "more.txt").write_text("".join(f"a cat saw {n} dogs\n" for n in range(40)))
     done = run(
-        *("rotate", "--model", "model", "--data", "texts.txt", "--output", "out"),
-        *("--texts", "6", "--sizes", "2x16 4x32", "--json"),
+        *("rotate", "--model", "model", "--data", "more.txt", "--output", "out"),
+        *("--texts", "30", "--sizes", "2x16 4x32", "--json"),
     )
     assert done.code == 0, done.err
-    assert set(done.json) == {"output", "full_size", "disagreement"}
-    assert list(done.json["disagreement"]) == ["16"]
+    assert set(done.json) == {"output", "full_size", "recall"}
+    assert list(done.json["recall"]) == ["16"]
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_with_too_few_texts_to_judge_by_nothing_is_judged(run: Run) -> None:
+    done = run("rotate", "--model", "model", "--data", "texts.txt", "--output", "out")
+    assert done.code == 0, done.err
+    assert done.out.startswith("Wrote out.")
 
 
 @pytest.mark.usefixtures("no_model_is_loaded")

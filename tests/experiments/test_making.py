@@ -168,9 +168,9 @@ def test_a_turned_model_is_not_averaged(tmp_path: Path) -> None:
 def test_a_rotation_turns_the_model_of_the_method_that_it_is_of(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The narrowest size of the toy plan is one that would keep its axes.
-    monkeypatch.setattr(Search.__init__, "__defaults__", ((1, 3), 8, 20, 0.05, 1))
-    assert Search().narrow == 1
+    # A toy's steps are few, so that each goes far.
+    monkeypatch.setattr(Search.__init__, "__defaults__", ((1,), 8, 20, 0.05, 0.05))
+    assert Search().rate == 0.05
     turned = ElasticEncoder(shop.model(unit("turned")).path, device="cpu")
     of = ElasticEncoder(shop.model(unit("ours")).path, device="cpu")
     rotation = turned.state_dict()["rotation.linear.weight"].numpy().T

@@ -20,13 +20,14 @@ def _rotate(options: RotateOptions, json: bool, quiet: bool) -> None:
     from matryoshka2d.training.rotating import rotate
 
     encoder = rotate(options, quiet=quiet or json)
-    far = encoder.record["rotation"]["disagreement"]
+    recall = encoder.record["rotation"]["recall"]
     if json:
-        print_json({"output": options.output, "full_size": str(encoder.size), "disagreement": far})
+        print_json({"output": options.output, "full_size": str(encoder.size), "recall": recall})
     elif not quiet:
-        print("How far cosines are from those at full size, on texts left out:")
-        for dims, (before, after) in far.items():
-            print(f"  {dims:>4} dims  {before:6.3f} -> {after:.3f}")
+        if recall:
+            print("How many of a text's nearest at full size are nearest here too, among texts left out:")
+        for dims, (before, after) in recall.items():
+            print(f"  {dims:>4} dims  {before:6.1%} -> {after:.1%}")
         print(f"Wrote {options.output}. Next: matryoshka2d evaluate {options.output} --sts STS")
 
 

@@ -10,17 +10,23 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from matryoshka2d.choices import given_options, stated
 from matryoshka2d.data import Mixture, read_mixture
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
+from matryoshka2d.evaluation.agreement import neighbour_recall
 from matryoshka2d.size import Size, parse_sizes
 from matryoshka2d.training.column_prompts import mixture_prompts
 from matryoshka2d.training.model_card import write_made
-from matryoshka2d.training.rotation import Search, disagreement, learn_rotation
+from matryoshka2d.training.rotation import Exits, learn_rotation
 from matryoshka2d.training.text_options import RotateOptions
 from matryoshka2d.training.texts import Texts, exits_of, reading, split, texts_of
+
+# Nearest texts by which a width is judged.
+_NEIGHBOURS = 10
 
 
 def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choices: Any) -> ElasticEncoder:
@@ -38,9 +44,9 @@ def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choic
     Returns
     -------
     ElasticEncoder
-        The encoder, as it was written to ``output``. Its ``record["rotation"]["disagreement"]`` holds, for
-        every prefix, how far its cosines are from those at full size, on texts that were left out, before and
-        after.
+        The encoder, as it was written to ``output``. Its ``record["rotation"]["recall"]`` holds, for every
+        prefix, the share of the nearest texts at full size that are nearest there too, on texts that were
+        left out, before and after.
 
     Raises
     ------
@@ -66,10 +72,10 @@ def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choic
     if not quiet:
         print(f"Rotating {options.model} by {count} texts", file=sys.stderr)
     with reading(encoder, options.max_length):
-        far = rotate_for(encoder, learnt_from, sizes, held_out=held_out, seed=options.seed)
-    if not quiet and any(after > before for before, after in far.values()):
+        recall = rotate_for(encoder, learnt_from, sizes, held_out=held_out, seed=options.seed)
+    if not quiet and any(after < before for before, after in recall.values()):
         print(
-            f"warning: some widths are farther from the full size than before: {count} texts are too few, or "
+            f"warning: some widths agree less with the full size than before: {count} texts are too few, or "
             "too unlike each other; name more with --data",
             file=sys.stderr,
         )
@@ -77,10 +83,10 @@ def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choic
         **encoder.record,
         "rotation": {
             **stated(options),
-            "disagreement": {str(d): [round(value, 4) for value in pair] for d, pair in far.items()},
+            "recall": {str(d): [round(value, 4) for value in pair] for d, pair in recall.items()},
         },
     }
-    write_made(encoder, options, "rotate", "rotated_card.md.j2", count=count, disagreement=far)
+    write_made(encoder, options, "rotate", "rotated_card.md.j2", count=count, recall=recall)
     return encoder
 
 
@@ -93,20 +99,20 @@ def _served(encoder: ElasticEncoder, options: RotateOptions) -> tuple[Size, ...]
 
 
 def turned_dims(sizes: Iterable[Size], width: int) -> list[int]:
-    """Return the widths among some sizes that a rotation serves; narrower ones keep their axes.
+    """Return the widths among some sizes that a rotation serves; no cosine changes at full width.
 
-    >>> turned_dims(parse_sizes("1-6x8,16,32,384"), 384)
-    [16, 32]
+    >>> turned_dims(parse_sizes("1-6x8,16,384"), 384)
+    [8, 16]
     """
-    return sorted({size.dims for size in sizes if Search.narrow <= size.dims < width})
+    return sorted({size.dims for size in sizes if size.dims < width})
 
 
 def check_can_be_turned(sizes: Iterable[Size], width: int) -> None:
     """Raise a `UserError` if a rotation serves none of some sizes of a model."""
     if not turned_dims(sizes, width):
         raise UserError(
-            f"a rotation serves sizes from {Search.narrow} dims to fewer than all {width}, and there is "
-            "none: name such sizes, or leave the rotation out"
+            f"a rotation serves sizes of fewer than all {width} dims, and there is none: name such sizes, or "
+            "leave the rotation out"
         )
 
 
@@ -154,16 +160,23 @@ def rotate_for(
     Returns
     -------
     dict
-        Dims → the disagreement with the full size on the texts that were held out, before and after; empty
-        without them. See `matryoshka2d.training.rotation.disagreement`.
+        Dims → the recall of the full size's nearest texts, among those that were held out, before and after;
+        empty without them.
     """
     layers = sorted({size.layers for size in sizes} | {encoder.depth})
-    dims = sorted({size.dims for size in sizes} - {encoder.width})
+    dims = turned_dims(sizes, encoder.width)
     rotation = learn_rotation(exits_of(encoder, texts, layers), dims, seed=seed)
-    far: dict[int, tuple[float, float]] = {}
-    if held_out and any(held_out.values()):
-        before = exits_of(encoder, held_out, layers)
-        after = disagreement({n: vectors @ rotation for n, vectors in before.items()}, dims)
-        far = {d: (value, after[d]) for d, value in disagreement(before, dims).items()}
+    before = exits_of(encoder, held_out, layers) if held_out and any(held_out.values()) else {}
     encoder.rotate(rotation)
-    return far
+    after = {n: vectors @ rotation for n, vectors in before.items()}
+    return dict(zip(dims, zip(_recall(before, dims), _recall(after, dims), strict=True), strict=False))
+
+
+def _recall(exits: Exits, dims: Sequence[int]) -> list[float]:
+    """Return, for each width, the recall of the deepest exit's nearest texts, averaged over the exits."""
+    neighbours = min(_NEIGHBOURS, len(exits[max(exits)]) - 1) if exits else 0
+    if neighbours < 1:
+        return []
+    full = exits[max(exits)]
+    by_layer = [neighbour_recall(vectors, full, dims, k=neighbours) for vectors in exits.values()]
+    return [float(value) for value in np.mean(by_layer, axis=0)]

@@ -3,9 +3,8 @@
 Training, or a fit, leaves the axes of the space as they happened to be, but a prefix keeps some axes and
 drops the rest. Turning the space changes no cosine at full width, at any depth, and leaves the exits as near
 to each other as they were; so the axes are free to be chosen for the prefixes alone. Chosen are those under
-which each prefix, at every depth, gives texts near and not so near the similarities that the full size gives
-them. Principal axes are not it: they keep the variance between all texts, of which most have nothing to do
-with each other.
+which each prefix, at every depth, ranks the other texts as the full size does. Principal axes are not it:
+they keep the variance between all texts, of which most have nothing to do with each other.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from itertools import cycle
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+
+from matryoshka2d.objectives.similarity import cosine_matrix, logits_kl, without_diagonal
 
 Exits = Mapping[int, np.ndarray]
 """Layer → float [texts, width] of unit length, of the same texts at every layer."""
@@ -36,36 +36,34 @@ class Search:
     Parameters
     ----------
     ranks
-        Which of its nearest texts stand beside each text: the tenth nearest, and so on. Nearest alone are all
-        alike, and random ones all unlike.
-    groups
-        Texts a step, each with its neighbours.
+        Which of its nearest texts come with each text of a step: 1 is the nearest. Texts drawn alone have
+        little to do with each other, and narrow prefixes then learn to tell subjects apart and no more.
+    texts
+        Texts a step, their neighbours among them.
     steps
         Steps of Adam, at most one for each text.
     rate
-        Its learning rate, falling to 0. A small one: a rotation that goes far suits texts of the kind that it
-        was learnt from, and the narrow prefixes of other texts pay for it.
-    narrow
-        Prefixes of fewer dims keep their axes: what is best held by so few differs from one kind of texts to
-        another.
+        Its learning rate, falling to 0.
+    temperature
+        Temperature of the cosines, that of `matryoshka2d.strategies.all_sizes`.
     """
 
-    ranks: tuple[int, ...] = (10, 30, 100)
-    groups: int = 48
+    ranks: tuple[int, ...] = (1,)
+    texts: int = 384
     steps: int = 300
-    rate: float = 3e-4
-    narrow: int = 16
+    rate: float = 3e-3
+    temperature: float = 0.05
 
 
 def learn_rotation(
     exits: Exits, dims: Sequence[int], search: Search | None = None, *, seed: int = 0
 ) -> np.ndarray:
-    """Return the rotation under which prefixes agree best with the full size about how alike texts are.
+    """Return the rotation under which prefixes rank texts most as the full size does.
 
-    The loss is the logarithm of the mean squared difference between the cosines of a text and its neighbours
-    at n x d and those at full size, averaged over all d, with the depths in turn. Without the logarithm the
-    narrowest prefixes, which are farthest off, would be all that counts. The rotation is kept one by Cayley's
-    map of a skew-symmetric matrix.
+    The loss is the logarithm of the KL divergence, from the full size to n x d, of each text's similarities
+    to the others of a step (a softmax of cosines, as in `matryoshka2d.objectives.Distillation`), averaged
+    over all d, with the depths in turn. Without the logarithm the narrowest prefixes, which are farthest
+    off, would be all that counts. The rotation is kept one by Cayley's map of a skew-symmetric matrix.
 
     Parameters
     ----------
@@ -73,8 +71,7 @@ def learn_rotation(
         Layer → vectors of unit length [texts, width]. The deepest is the full size, which the others are held
         to. No labels; a few thousand texts.
     dims
-        The prefixes that it shall serve; the full width is the same under every rotation. Those below
-        `Search.narrow` stay as they are.
+        The prefixes that it shall serve; the full width is the same under every rotation.
     search
         How long and how fast it is looked for; the default suits a few hundred dims.
     seed
@@ -84,8 +81,7 @@ def learn_rotation(
     -------
     numpy.ndarray
         Float32 [width, width]; ``vectors @ rotation`` are the turned vectors. The identity where there is
-        nothing to choose: fewer than two texts, or no prefix between those that keep their axes and the full
-        width.
+        nothing to choose: fewer than three texts, or no prefix narrower than the full width.
 
     Examples
     --------
@@ -93,52 +89,44 @@ def learn_rotation(
     >>> told_apart_by_the_last_dims = chance.normal(size=(200, 40)) * ([0.1] * 20 + [1.0] * 20)
     >>> vectors = told_apart_by_the_last_dims / np.linalg.norm(told_apart_by_the_last_dims, axis=1)[:, None]
     >>> rotation = learn_rotation({1: vectors}, [20], Search(steps=200, rate=0.03))
-    >>> before, after = (disagreement({1: v}, [20])[20] for v in (vectors, vectors @ rotation))
-    >>> bool(after < before / 2)
+    >>> energy = np.square(vectors @ rotation).mean(axis=0)
+    >>> bool(energy[:20].sum() > 5 * energy[20:].sum())
     True
     """
     search = search or Search()
     layers = sorted(exits)
-    width = exits[layers[-1]].shape[1]
-    prefixes = [d for d in dims if search.narrow <= d < width]
-    kept = max((d for d in dims if d < search.narrow), default=0)
-    count = len(exits[layers[-1]])
-    if not prefixes or count < 2:
+    count, width = exits[layers[-1]].shape
+    prefixes = [d for d in dims if d < width]
+    if not prefixes or count < 3:
         return np.eye(width, dtype=np.float32)
     vectors = {n: torch.as_tensor(exits[n], dtype=torch.float32) for n in layers}
     full = vectors[layers[-1]]
     beside = neighbours(full, search.ranks)
-    steps = min(search.steps, count)
+    seeds, steps = max(2, search.texts // beside.shape[1]), min(search.steps, count)
     chance = torch.Generator().manual_seed(seed)
     with torch.inference_mode(False), torch.enable_grad():
         free = torch.zeros(width, width, requires_grad=True)
-        movable = torch.ones(width, width)
-        movable[:kept], movable[:, :kept] = 0.0, 0.0
         adam = torch.optim.Adam([free], lr=search.rate)
         for step, n in zip(range(steps), cycle(layers), strict=False):
             adam.param_groups[0]["lr"] = search.rate * (1 - step / steps)
-            rows = beside[torch.randint(count, (search.groups,), generator=chance)]
-            loss = _loss(vectors[n][rows] @ cayley(free * movable), _cosines(full[rows]), prefixes)
+            rows = torch.unique(beside[torch.randperm(count, generator=chance)[:seeds]])
+            loss = _loss(vectors[n][rows] @ cayley(free), full[rows], prefixes, search.temperature)
             adam.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
-        rotation: np.ndarray = cayley((free.detach() * movable).double()).float().numpy()
+        rotation: np.ndarray = cayley(free.detach().double()).float().numpy()
     return rotation
 
 
-def _loss(turned: Tensor, wanted: Tensor, dims: Sequence[int]) -> Tensor:
-    return torch.stack([(_off(turned, wanted, d) + _LEAST).log() for d in dims]).mean()
+def _loss(turned: Tensor, full: Tensor, dims: Sequence[int], temperature: float) -> Tensor:
+    wanted = _similarities(full, temperature)
+    far = [logits_kl(_similarities(turned[:, :d], temperature), wanted) for d in dims]
+    return (torch.stack(far) + _LEAST).log().mean()
 
 
-def _off(vectors: Tensor, wanted: Tensor, dims: int) -> Tensor:
-    """Return the mean squared difference of the cosines at a width to those that are wanted."""
-    return (_cosines(vectors[..., :dims]) - wanted).square().mean()
-
-
-def _cosines(groups: Tensor) -> Tensor:
-    """Return the cosines within each group: [groups, texts, dims] → [groups, texts, texts]."""
-    unit = normalize(groups, dim=-1)
-    return unit @ unit.transpose(-1, -2)
+def _similarities(vectors: Tensor, temperature: float) -> Tensor:
+    """Return the logits of each text's similarities to the others: [texts, texts - 1]."""
+    return without_diagonal(cosine_matrix(vectors, vectors)) / temperature
 
 
 def cayley(matrix: Tensor) -> Tensor:
@@ -185,21 +173,3 @@ def neighbours(vectors: Tensor, ranks: Sequence[int]) -> Tensor:
         cosines[torch.arange(len(some)), torch.arange(start, start + len(some))] = 2.0
         parts.append(cosines.topk(1 + max(wanted), dim=1).indices[:, wanted])
     return torch.cat(parts)
-
-
-def disagreement(exits: Exits, dims: Sequence[int]) -> dict[int, float]:
-    """Return d → how far prefixes are from the full size: RMS of the difference of their cosines.
-
-    Parameters
-    ----------
-    exits
-        As in `learn_rotation`, with the neighbours of its `Search`; all layers count alike.
-    dims
-        The prefixes.
-    """
-    vectors = {n: torch.as_tensor(exits[n], dtype=torch.float32) for n in sorted(exits)}
-    full = vectors[max(vectors)]
-    rows = neighbours(full, Search.ranks)
-    wanted = _cosines(full[rows])
-    squares = {d: [float(_off(v[rows], wanted, d)) for v in vectors.values()] for d in dims}
-    return {d: float(np.sqrt(np.mean(some))) for d, some in squares.items()}
