@@ -206,7 +206,7 @@ class _Linear:
         outputs, inputs = self.weight.shape
         self.kernels = kernels if kernels is not None and kernels.maps(dtype, inputs, outputs) else None
         self.fused = dtype == torch.bfloat16 and library_has_bf16()
-        if self.kernels is None and not self.fused:
+        if self.kernels is None:
             self.weight, self.bias = (part.to(multiplied_in(dtype)) for part in (self.weight, self.bias))
         self.bytes = self.weight.nbytes + self.bias.nbytes
         if self.kernels is not None:
@@ -251,7 +251,7 @@ def library_has_bf16() -> bool:
 
 
 def multiplied_in(dtype: torch.dtype) -> torch.dtype:
-    """Return what products of a precision run in: torch's own products of bf16 are fifty times slower."""
+    """Return what products of a precision run in: fp32 for bf16 where only torch's slow loops have it."""
     return torch.float32 if dtype == torch.bfloat16 and not library_has_bf16() else dtype
 
 

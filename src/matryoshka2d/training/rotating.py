@@ -169,7 +169,9 @@ def rotate_for(
     before = exits_of(encoder, held_out, layers) if held_out and any(held_out.values()) else {}
     encoder.rotate(rotation)
     after = {n: vectors @ rotation for n, vectors in before.items()}
-    return dict(zip(dims, zip(_recall(before, dims), _recall(after, dims), strict=True), strict=False))
+    recalls = zip(_recall(before, dims), _recall(after, dims), strict=True)
+    # Without texts to judge by there are no recalls, and no dims have any.
+    return dict(zip(dims, recalls, strict=False))
 
 
 def _recall(exits: Exits, dims: Sequence[int]) -> list[float]:
