@@ -116,6 +116,7 @@ def test_the_plans_of_the_repository_are_whole(file: Path) -> None:
         (lambda: plan(seeds="x"), "expected whole numbers"),
         (lambda: plan(compare=[["taught"]]), "pairs of methods"),
         (lambda: plan(compare=[["taught", "plane"]]), "Did you mean 'plain'"),
+        (lambda: plan(pictures=["taught", "plane"]), "pictures: no method is called 'plane'"),
         (lambda: plan(precision="fp61"), "precision fp61: expected one of fp32, bf16"),
         (lambda: plan(data={"nli": {}}), "nli has no files"),
         (lambda: plan(data={"nli": {"file": "x"}}), "Did you mean 'files'"),

@@ -16,7 +16,7 @@ import torch
 
 from matryoshka2d import UserError
 from matryoshka2d.evaluation.resampling import bootstrap_means, bootstrap_spearman
-from matryoshka2d.experiments import machine
+from matryoshka2d.experiments import machine, report
 from matryoshka2d.experiments.comparisons import Bootstrap, Place, places, runs_at
 from matryoshka2d.experiments.joint_page import write_joint_page
 from matryoshka2d.experiments.replicates import RESAMPLES as RESAMPLES_PUBLISHED
@@ -173,6 +173,23 @@ def test_the_page_shows_scores_comparisons_and_where_figures_come_from(reported:
     assert f" {runs['ours'].mean_grid().mean_over_sizes():.2f} ± " in row
     for file in re.findall(r"\]\(([^)]+\.png)\)", page):
         assert (reported / file).stat().st_size > 1000
+
+
+def test_pictures_show_the_methods_that_the_plan_names_and_all_if_it_names_none(
+    reported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "toy"
+    shutil.copytree(reported, folder)
+    shown: list[list[str]] = []
+    drawn = report.heatmap
+    monkeypatch.setattr(report, "heatmap", lambda grids: shown.append(list(grids)) or drawn(grids))
+    facts = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    for named in ([], ["ours", "plain"]):
+        (folder / PLAN_FILE).write_text(json.dumps({**facts, "pictures": named}), encoding="utf-8")
+        report.results_page(folder, resamples=RESAMPLES)
+    everything, chosen = shown[0], shown[-1]
+    assert chosen == ["ours", "plain"]
+    assert set(chosen) < set(everything)
 
 
 def test_the_html_page_needs_nothing_else(reported: Path) -> None:

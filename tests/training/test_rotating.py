@@ -130,10 +130,19 @@ def test_what_cannot_be_rotated_is_said_and_nothing_is_written(
     assert not Path(out).exists()
 
 
-def test_one_text_is_enough_to_run(tmp_path: Path, model: str) -> None:
-    (tmp_path / "one.txt").write_text("a cat\n")
-    made = rotate(model=model, data=str(tmp_path / "one.txt"), output=str(tmp_path / "out"), quiet=True)
-    np.testing.assert_allclose(made.encode("a cat"), ElasticEncoder(model).encode("a cat"), atol=1e-6)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_texts_that_are_too_few_to_rank_are_refused(tmp_path: Path, model: str, count: int) -> None:
+    (tmp_path / "few.txt").write_text("".join(f"a cat saw {n} dogs\n" for n in range(count)))
+    with pytest.raises(UserError, match="too few for a rotation"):
+        rotate(model=model, data=str(tmp_path / "few.txt"), output=str(tmp_path / "out"), quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_four_texts_are_enough_to_run(tmp_path: Path, model: str) -> None:
+    (tmp_path / "four.txt").write_text("\n".join(tiny.TEXTS[:4]))
+    made = rotate(model=model, data=str(tmp_path / "four.txt"), output=str(tmp_path / "out"), quiet=True)
+    turned = made.state_dict()["rotation.linear.weight"]
+    assert (turned - torch.eye(len(turned))).abs().max() > 1e-4
 
 
 # --- at the end of training -------------------------------------------------------------------------

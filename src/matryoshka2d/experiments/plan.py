@@ -223,6 +223,9 @@ class Plan:
         What the results confirm or do not.
     reported
         Figures of a paper, shown as reported and never as measured: title → name → figure.
+    pictures
+        Methods that heatmaps and curves show; by default all. Methods that lack sizes of the plan are in no
+        picture.
     """
 
     name: str
@@ -241,6 +244,7 @@ class Plan:
     compare: tuple[tuple[str, str], ...] = ()
     claims: tuple[Claim, ...] = ()
     reported: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
     note: str = ""
 
     def references(self, method: Method) -> tuple[str, ...]:

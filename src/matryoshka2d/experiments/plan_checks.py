@@ -17,6 +17,8 @@ def check_plan(plan: Plan, source: str) -> None:
         _check_method(plan, method, where)
     for name in [name for pair in plan.compare for name in pair]:
         _member(name, plan.methods, f"{source}: compare", "method")
+    for name in plan.pictures:
+        _member(name, plan.methods, f"{source}: pictures", "method")
     for claim in plan.claims:
         for name in (claim.method, claim.other):
             _member(name, plan.methods, f"{source}: claim '{claim.text}'", "method")

@@ -62,6 +62,7 @@ def plan_of(content: Any, name: str, source: str) -> Plan:
         compare=tuple(_pair(pair, source) for pair in table.get("compare") or []),
         claims=tuple(_claim(claim, source) for claim in table.get("claims") or []),
         reported=_table(table.get("reported") or {}, source, "reported"),
+        pictures=_strings(table.get("pictures")),
     )
     check_plan(plan, source)
     return plan

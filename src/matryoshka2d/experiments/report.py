@@ -159,10 +159,10 @@ def _place(
 
 
 def _figures(runs: Mapping[str, Runs], facts: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """Return file name without ending → caption and figure, of the methods that have the whole grid."""
+    """Return file name without ending → caption and figure, of methods to show that have every size."""
     whole: dict[str, Grid] = {
         name: runs[name].mean_grid()
-        for name in facts["methods"]
+        for name in facts.get("pictures") or facts["methods"]
         if name in runs and len(runs[name].sizes) == len(facts["sizes"])
     }
     if not whole:

@@ -71,4 +71,5 @@ def plan_facts(request: Request) -> dict[str, Any]:
         "compare": [list(pair) for pair in plan.compare],
         "claims": [dataclasses.asdict(claim) for claim in plan.claims],
         "reported": dict(plan.reported),
+        "pictures": list(plan.pictures),
     }

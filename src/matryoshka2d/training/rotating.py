@@ -21,7 +21,7 @@ from matryoshka2d.evaluation.agreement import neighbour_recall
 from matryoshka2d.size import Size, parse_sizes
 from matryoshka2d.training.column_prompts import mixture_prompts
 from matryoshka2d.training.model_card import write_made
-from matryoshka2d.training.rotation import Exits, learn_rotation
+from matryoshka2d.training.rotation import FEWEST_TEXTS, Exits, learn_rotation
 from matryoshka2d.training.text_options import RotateOptions
 from matryoshka2d.training.texts import Texts, exits_of, reading, split, texts_of
 
@@ -69,6 +69,11 @@ def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choic
         texts_of(mixture, mixture_prompts(encoder, mixture), options.texts, options.seed)
     )
     count = sum(map(len, learnt_from.values()))
+    if count < FEWEST_TEXTS:
+        raise UserError(
+            f"{count} texts to learn from are too few for a rotation, which goes by how texts rank each "
+            "other: name more, a few thousand at best, as --data texts.txt"
+        )
     if not quiet:
         print(f"Rotating {options.model} by {count} texts", file=sys.stderr)
     with reading(encoder, options.max_length):

@@ -28,6 +28,9 @@ _LEAST = 1e-6
 # Texts whose cosines to all others are held at a time.
 _AT_ONCE = 2048
 
+FEWEST_TEXTS = 3
+"""With fewer no text has two others to rank."""
+
 
 @dataclass(frozen=True)
 class Search:
@@ -81,7 +84,7 @@ def learn_rotation(
     -------
     numpy.ndarray
         Float32 [width, width]; ``vectors @ rotation`` are the turned vectors. The identity where there is
-        nothing to choose: fewer than three texts, or no prefix narrower than the full width.
+        nothing to choose: fewer than `FEWEST_TEXTS` texts, or no prefix narrower than the full width.
 
     Examples
     --------
@@ -97,7 +100,7 @@ def learn_rotation(
     layers = sorted(exits)
     count, width = exits[layers[-1]].shape
     prefixes = [d for d in dims if d < width]
-    if not prefixes or count < 3:
+    if not prefixes or count < FEWEST_TEXTS:
         return np.eye(width, dtype=np.float32)
     vectors = {n: torch.as_tensor(exits[n], dtype=torch.float32) for n in layers}
     full = vectors[layers[-1]]

@@ -18,6 +18,8 @@ from matryoshka2d.files import staged_file, user_cache
 from matryoshka2d.heads import ExitHeads
 
 _CHUNK = 4096
+# Texts that run together: a processor pads less in small batches, a GPU waits for each.
+_ON_CPU, _ON_GPU = 64, 512
 
 Prompted = tuple[str, str]
 """A prompt, maybe empty, and a text."""
@@ -107,6 +109,7 @@ def _embed(teacher: SentenceTransformer, texts: list[Prompted], path: Path, show
 
     width = teacher.get_embedding_dimension()
     assert width is not None
+    together = _ON_CPU if teacher.device.type == "cpu" else _ON_GPU
     # Texts of similar length together pad little; the vectors are written back in their own order.
     order = sorted(range(len(texts)), key=lambda i: (texts[i][0], len(texts[i][1])))
     chunks = [rows for _, same in groupby(order, lambda i: texts[i][0]) for rows in _chunks(list(same))]
@@ -115,7 +118,7 @@ def _embed(teacher: SentenceTransformer, texts: list[Prompted], path: Path, show
         for rows in tqdm(chunks, desc="Teacher", disable=not show_progress_bar):
             prompt = texts[rows[0]][0] or None
             vectors[rows] = teacher.encode(
-                [texts[i][1] for i in rows], prompt=prompt, batch_size=64, show_progress_bar=False
+                [texts[i][1] for i in rows], prompt=prompt, batch_size=together, show_progress_bar=False
             )
         vectors.flush()
         del vectors
