@@ -10,7 +10,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from matryoshka2d import ElasticEncoder, RotateOptions, UserError, fit, rotate
+from matryoshka2d import ElasticEncoder, RotateOptions, UserError, fit, rotate, train
 from tests import tiny
 from tests.training import small
 from tests.training.test_fitting import PROSE
@@ -133,7 +133,7 @@ def test_what_cannot_be_rotated_is_said_and_nothing_is_written(
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_texts_that_are_too_few_to_rank_are_refused(tmp_path: Path, model: str, count: int) -> None:
     (tmp_path / "few.txt").write_text("".join(f"a cat saw {n} dogs\n" for n in range(count)))
-    with pytest.raises(UserError, match="too few for a rotation"):
+    with pytest.raises(UserError, match=f"too few texts for a rotation.*: {count} given"):
         rotate(model=model, data=str(tmp_path / "few.txt"), output=str(tmp_path / "out"), quiet=True)
     assert not (tmp_path / "out").exists()
 
@@ -177,6 +177,15 @@ def test_when_the_space_is_turned(
 ) -> None:
     made = small.run(tmp_path, model, **{"rotate": None, **choices})
     assert ("rotation" in dict(made.named_children())) == turned
+
+
+def test_training_on_texts_that_are_too_few_to_rank_says_that_the_space_is_not_turned(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = small.data_file(tmp_path, count=1)
+    made = train(model=model, data=[pair], output=str(tmp_path / "out"), teacher="self", checkpoints=False)
+    assert "too few texts to turn the space by" in capsys.readouterr().err
+    assert "rotation" not in dict(made.named_children())
 
 
 def test_a_rotation_that_would_serve_no_size_is_refused_before_anything_is_trained(

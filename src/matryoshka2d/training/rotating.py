@@ -65,15 +65,14 @@ def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choic
     mixture = read_mixture(options.data, options.columns or None, options.limit)
     encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
     sizes = _served(encoder, options)
-    learnt_from, held_out = split(
-        texts_of(mixture, mixture_prompts(encoder, mixture), options.texts, options.seed)
-    )
-    count = sum(map(len, learnt_from.values()))
-    if count < FEWEST_TEXTS:
+    texts = texts_of(mixture, mixture_prompts(encoder, mixture), options.texts, options.seed)
+    learnt_from, held_out = split(texts)
+    if are_too_few(learnt_from):
         raise UserError(
-            f"{count} texts to learn from are too few for a rotation, which goes by how texts rank each "
-            "other: name more, a few thousand at best, as --data texts.txt"
+            f"too few texts for a rotation, which goes by how texts rank each other: {_number(texts)} given, "
+            "of which some are left out to judge by; name more, a few thousand at best, as --data texts.txt"
         )
+    count = _number(learnt_from)
     if not quiet:
         print(f"Rotating {options.model} by {count} texts", file=sys.stderr)
     with reading(encoder, options.max_length):
@@ -121,7 +120,20 @@ def check_can_be_turned(sizes: Iterable[Size], width: int) -> None:
         )
 
 
-def rotate_by(encoder: ElasticEncoder, mixture: Mixture[Any], sizes: Sequence[Size], seed: int) -> None:
+def are_too_few(texts: Texts) -> bool:
+    """Return whether a rotation cannot be learnt from some texts: nothing ranks so few.
+
+    >>> are_too_few({"": ["a", "b"]}), are_too_few({"": ["a", "b"], "query: ": ["c"]})
+    (True, False)
+    """
+    return _number(texts) < FEWEST_TEXTS
+
+
+def _number(texts: Texts) -> int:
+    return sum(map(len, texts.values()))
+
+
+def rotate_by(encoder: ElasticEncoder, mixture: Mixture[Any], sizes: Sequence[Size], seed: int) -> bool:
     """Turn the space of an encoder by texts of the data that it was trained on.
 
     Parameters
@@ -134,9 +146,17 @@ def rotate_by(encoder: ElasticEncoder, mixture: Mixture[Any], sizes: Sequence[Si
         The sizes that the rotation shall serve.
     seed
         Which texts are drawn.
+
+    Returns
+    -------
+    bool
+        Whether there were texts enough; else the encoder is as it was.
     """
     texts = texts_of(mixture, mixture_prompts(encoder, mixture), RotateOptions.texts, seed)
+    if are_too_few(texts):
+        return False
     rotate_for(encoder, texts, sizes, seed=seed)
+    return True
 
 
 def rotate_for(

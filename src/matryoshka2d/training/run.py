@@ -155,7 +155,9 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
             merge_adapters(encoder)
         if _rotates(encoder, options, objectives.values()):
             with saying_what_lowers_memory(what_lowers_memory(options)):
-                rotate_by(encoder, mixture, encoder.sizes, options.seed)
+                turned = rotate_by(encoder, mixture, encoder.sizes, options.seed)
+            if not turned and not quiet:
+                print("note: too few texts to turn the space by: it stays as it was trained", file=sys.stderr)
     cast_weights(encoder, dtype)
     return _finish(encoder, trainer, options, dev)
 
