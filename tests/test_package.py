@@ -124,8 +124,9 @@ GROUND = {"errors", "size", "registry"}
         ("data", {"errors"}),
         ("caching", set()),
         ("gathering", set()),
-        ("merged", {"caching"}),
-        ("encoder", {"architectures", "errors", "heads", "hub", "loading", "merged", "size"}),
+        ("words", {"architectures"}),
+        ("merged", {"caching", "words"}),
+        ("encoder", {"architectures", "errors", "heads", "hub", "loading", "merged", "size", "words"}),
         ("hub", set()),
     ],
 )

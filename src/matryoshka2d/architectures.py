@@ -182,6 +182,13 @@ def view(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
     return _replace(model, path, nn.ModuleList(layers))
 
 
+def with_words(model: nn.Module, words: nn.Module) -> nn.Module:
+    """Return the same model with another module where it looks its words up; nothing is copied."""
+    table = model.get_input_embeddings()  # type: ignore[operator]
+    path = next(name for name, module in model.named_modules() if module is table)
+    return _replace(model, path.split("."), words)
+
+
 def _replace(module: nn.Module, path: list[str], new: nn.Module) -> nn.Module:
     if not path:
         return new

@@ -27,6 +27,7 @@ from matryoshka2d.heads import ExitHeads, identity_dense
 from matryoshka2d.hub import hub_arguments
 from matryoshka2d.merged import exit_columns
 from matryoshka2d.size import Size, default_sizes
+from matryoshka2d.words import table_of
 
 _HEADS = "exit_heads"
 _ROTATION = "rotation"
@@ -260,7 +261,10 @@ class ElasticEncoder(SentenceTransformer):
             asked for here or when loading; or ``exit_vectors`` alone, if those were asked for.
         """
         if not isinstance(input, Mapping):
-            return {"exit_vectors": exit_columns(self.exit_vectors, input, exits or (), **kwargs)}
+            table = table_of(self.base)
+            return {
+                "exit_vectors": exit_columns(self.exit_vectors, input, exits or (), table=table, **kwargs)
+            }
         if exits is not None:
             return {"exit_vectors": self.exit_vectors(input, exits)}
         wanted = self._size if size is None else self.check(size)
@@ -336,8 +340,11 @@ class ElasticEncoder(SentenceTransformer):
         Tensor
             Float [batch, tokens, hidden].
         """
-        transformer = _with_model(self[0], architectures.view(self.base, layers))
-        states: Tensor = transformer(dict(features))["token_embeddings"]
+        model = architectures.view(self.base, layers)
+        if "words" in features:
+            model = architectures.with_words(model, features["words"])
+        own = {name: value for name, value in features.items() if name != "words"}
+        states: Tensor = _with_model(self[0], model)(own)["token_embeddings"]
         return states
 
     def pooled(self, features: dict[str, Any], states: Tensor, layers: int) -> Tensor:

@@ -11,9 +11,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from matryoshka2d.caching import replayed
+from matryoshka2d.words import Words
 
 Features = Mapping[str, Any]
 ExitVectors = Callable[[dict[str, Any], Sequence[int]], dict[int, Tensor]]
@@ -33,6 +34,7 @@ def exit_columns(
     layers: Sequence[int],
     rows_per_group: int | None = None,
     mini_batch_tokens: int | None = None,
+    table: nn.Embedding | None = None,
 ) -> dict[int, list[Tensor]]:
     """Return the exit vectors of every column of a batch.
 
@@ -50,6 +52,9 @@ def exit_columns(
     mini_batch_tokens
         Tokens that run together, padding included, instead of `rows_per_group`. Groups then leave nothing in
         memory but their vectors, and run again in the backward pass: see `matryoshka2d.caching`.
+    table
+        Where the words are looked up, once for all groups: see `matryoshka2d.words`, whose `Words` the
+        features then hold under ``words``. None, the default, leaves it to every group.
 
     Returns
     -------
@@ -63,7 +68,7 @@ def exit_columns(
     results: dict[int, list[Tensor]] = {n: [torch.empty(0)] * len(columns) for n in layers}
     for members in _mergeable(columns):
         merged = _merge([columns[i] for i in members])
-        vectors = _run_in_groups(run, merged, layers, groups)
+        vectors = _run_in_groups(run, merged, layers, groups, table)
         sizes = [len(columns[i]["attention_mask"]) for i in members]
         for n in layers:
             for i, part in zip(members, torch.split(vectors[n], sizes), strict=True):
@@ -166,8 +171,11 @@ def _run_in_groups(
     merged: Features,
     layers: Sequence[int],
     groups: Grouping,
+    table: nn.Embedding | None = None,
 ) -> dict[int, Tensor]:
     members = groups(merged["attention_mask"].sum(dim=1))
+    if table is not None and len(members) > 1:
+        merged = {**merged, "words": Words(table, [merged["input_ids"]])}
     outputs = [run(_take(merged, rows), layers) for rows in members]
     back = torch.argsort(torch.cat(list(members)))
     return {n: torch.cat([output[n].float() for output in outputs])[back] for n in layers}
