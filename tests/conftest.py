@@ -13,6 +13,17 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import pytest
 import transformers
 
+# Fixtures that take ten seconds to a minute to make, and would be made again in every worker.
+_DEAR = ("ran", "exports", "graphs", "rotated", "corpus", "int8", "found")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let all tests of a room that share a dear fixture run in one worker (``--dist loadgroup``)."""
+    for item in items:
+        shared = next((name for name in _DEAR if name in getattr(item, "fixturenames", ())), None)
+        if shared:
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name} {shared}"))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def small_decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a tiny random decoder of the same depth, without a pooling of its own."""
     folder = tmp_path_factory.mktemp("decoder")
     return tiny.checkpoint(folder, "qwen3", "left", num_hidden_layers=6, hidden_size=128)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder where the first page that needs the trained model leaves it to the others."""
+    return tmp_path_factory.mktemp("made") / "my-model"
 
 
 @pytest.fixture
@@ -120,10 +127,12 @@ def run_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_and_example_runs_in_order(
-    page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, workplace: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if page not in ("README.md", "docs/train.md"):
-        run_command("matryoshka2d train --data triplets.jsonl --output my-model -q", monkeypatch)
+        if not made.exists():
+            run_command(f"matryoshka2d train --data triplets.jsonl --output {made} -q", monkeypatch)
+        shutil.copytree(made, "my-model")
     ran = 0
     for language, text in blocks(page):
         if language == "yaml":
