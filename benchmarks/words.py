@@ -110,9 +110,10 @@ def main() -> None:
         "seed": 0,
     }
     (RESULTS / "words.json").write_text(json.dumps({"machine": about, "rows": rows}, indent=2) + "\n")
+    command = f"python benchmarks/words.py --data {data}" if arguments.data else "python benchmarks/words.py"
     text = f"""# Words looked up once a step
 
-Made by `python benchmarks/words.py --data {data}`: the same steps of the default strategy,
+Made by `{command}`: the same steps of the default strategy,
 once a step and in every group of texts by turns; the ratio is that of a batch.
 
 `{json.dumps(about)}`

@@ -201,7 +201,7 @@ def test_groups_of_a_gpu_give_the_same_vectors() -> None:
     column = model.preprocess([" ".join(["the"] * count) for count in (1, 30, 4, 2, 12)])
     merged = _merge([column])
     found, whole = (
-        _run_in_groups(model.exit_vectors, merged, LAYERS, groups)
+        _run_in_groups(model.exit_vectors, merged, LAYERS, groups(merged["attention_mask"].sum(dim=1)))
         for groups in (by_stretch, partial(by_rows, rows=100))
     )
     for n in LAYERS:

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from matryoshka2d.architectures import ARCHITECTURES
 from matryoshka2d.encoder import ElasticEncoder
@@ -25,8 +26,8 @@ def encoder_of(folder: Path, model_type: str = "bert") -> ElasticEncoder:
     return ElasticEncoder(tiny.sentence_model(folder, model_type), device="cpu").eval()
 
 
-def columns_of(model: ElasticEncoder) -> list[dict[str, Any]]:
-    return [model.preprocess(texts) for texts in (tiny.TEXTS, list(reversed(tiny.TEXTS)))]
+def columns_of(model: ElasticEncoder, prompt: str | None = None) -> list[dict[str, Any]]:
+    return [model.preprocess(tiny.TEXTS, prompt=prompt), model.preprocess(tiny.TEXTS[::-1])]
 
 
 def gradients(model: ElasticEncoder, exits: dict[int, list[Tensor]]) -> dict[str, Tensor]:
@@ -68,9 +69,11 @@ def name_of(model: ElasticEncoder, table: nn.Module) -> str:
     return next(name for name, module in model.base.named_modules() if module is table) + ".weight"
 
 
-def test_a_training_step_looks_its_distinct_words_up_once(tmp_path: Path) -> None:
+# Columns with different prompts do not run together.
+@pytest.mark.parametrize("prompt", [None, "query : "])
+def test_a_training_step_looks_its_distinct_words_up_once(tmp_path: Path, prompt: str | None) -> None:
     model = encoder_of(tmp_path).train()
-    columns = columns_of(model)
+    columns = columns_of(model, prompt)
     distinct = len(torch.unique(torch.cat([column["input_ids"].flatten() for column in columns])))
 
     def step() -> None:
@@ -114,4 +117,7 @@ def test_a_table_that_would_not_learn_the_same_is_left_alone(tmp_path: Path, cho
 
 
 def test_a_model_that_does_not_say_where_its_words_are_is_left_alone() -> None:
-    assert table_of(nn.Linear(2, 2)) is None
+    class Wordless(PreTrainedModel):
+        pass
+
+    assert table_of(Wordless(PretrainedConfig())) is None

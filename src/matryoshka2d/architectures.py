@@ -182,11 +182,10 @@ def view(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
     return _replace(model, path, nn.ModuleList(layers))
 
 
-def with_words(model: nn.Module, words: nn.Module) -> nn.Module:
-    """Return the same model with another module where it looks its words up; nothing is copied."""
-    table = model.get_input_embeddings()  # type: ignore[operator]
-    path = next(name for name, module in model.named_modules() if module is table)
-    return _replace(model, path.split("."), words)
+def with_wrapped(model: nn.Module, wrapped: Wrapped) -> nn.Module:
+    """Return the same model with a wrapped part in place of that part itself, as `view` does with layers."""
+    path = next(name for name, module in model.named_modules() if module is wrapped.layer)
+    return _replace(model, path.split("."), wrapped)
 
 
 def _replace(module: nn.Module, path: list[str], new: nn.Module) -> nn.Module:
@@ -200,7 +199,7 @@ def _replace(module: nn.Module, path: list[str], new: nn.Module) -> nn.Module:
 
 
 class Wrapped(nn.Module):
-    """A layer with something around it, which an encoder may take for the layer itself."""
+    """A part of a model, mostly a layer, with something around it; an encoder may take it for the part."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

@@ -342,7 +342,7 @@ class ElasticEncoder(SentenceTransformer):
         """
         model = architectures.view(self.base, layers)
         if "words" in features:
-            model = architectures.with_words(model, features["words"])
+            model = architectures.with_wrapped(model, features["words"])
         own = {name: value for name, value in features.items() if name != "words"}
         states: Tensor = _with_model(self[0], model)(own)["token_embeddings"]
         return states

@@ -66,9 +66,14 @@ def exit_columns(
     if mini_batch_tokens is not None:
         run = replayed(run)
     results: dict[int, list[Tensor]] = {n: [torch.empty(0)] * len(columns) for n in layers}
-    for members in _mergeable(columns):
-        merged = _merge([columns[i] for i in members])
-        vectors = _run_in_groups(run, merged, layers, groups, table)
+    mergeable = _mergeable(columns)
+    parts = [_merge([columns[i] for i in members]) for members in mergeable]
+    divided = [groups(merged["attention_mask"].sum(dim=1)) for merged in parts]
+    if table is not None and sum(map(len, divided)) > 1:
+        words = Words(table, [merged["input_ids"] for merged in parts])
+        parts = [{**merged, "words": words} for merged in parts]
+    for members, merged, rows in zip(mergeable, parts, divided, strict=True):
+        vectors = _run_in_groups(run, merged, layers, rows)
         sizes = [len(columns[i]["attention_mask"]) for i in members]
         for n in layers:
             for i, part in zip(members, torch.split(vectors[n], sizes), strict=True):
@@ -170,14 +175,10 @@ def _run_in_groups(
     run: ExitVectors,
     merged: Features,
     layers: Sequence[int],
-    groups: Grouping,
-    table: nn.Embedding | None = None,
+    groups: Sequence[Tensor],
 ) -> dict[int, Tensor]:
-    members = groups(merged["attention_mask"].sum(dim=1))
-    if table is not None and len(members) > 1:
-        merged = {**merged, "words": Words(table, [merged["input_ids"]])}
-    outputs = [run(_take(merged, rows), layers) for rows in members]
-    back = torch.argsort(torch.cat(list(members)))
+    outputs = [run(_take(merged, rows), layers) for rows in groups]
+    back = torch.argsort(torch.cat(list(groups)))
     return {n: torch.cat([output[n].float() for output in outputs])[back] for n in layers}
 
 

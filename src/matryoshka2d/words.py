@@ -54,7 +54,8 @@ def table_of(model: nn.Module) -> nn.Embedding | None:
     """
     try:
         table = model.get_input_embeddings()  # type: ignore[operator]
-    except (AttributeError, NotImplementedError):
+    except NotImplementedError:
+        # What transformers raises for a model in which it finds no such table.
         return None
     if not isinstance(table, nn.Embedding) or not (torch.is_grad_enabled() and table.weight.requires_grad):
         return None
