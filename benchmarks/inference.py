@@ -4,7 +4,7 @@
 
 Short texts are the distinct sentences of an STS file, all splits; long ones the texts of a BEIR corpus.
 Peers that need other versions of the libraries get environments of their own, made in the folder of --peers.
-Every part writes its figures into results/inference.json as soon as it has them.
+Every part writes its figures into results/inference.json, or the file of --results, as soon as it has them.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "inference.json"
 PEERS_FILE = Path(__file__).resolve().with_name("inference_peers.py")
 OURS = (("torch", "bf16"), ("torch", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "int8"))
 FULL = "6x384"
+PEAK_OF = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 # --- texts -----------------------------------------------------------------------------------------
@@ -67,7 +68,9 @@ def peers(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[st
     exact = open_engine("default", "torch", "fp32")
     reference = {name: exact.embed(part) for name, part in texts.items()}
     encoder = ElasticEncoder(default_model_path(), device="cpu")
-    rows: dict[str, Any] = found().get("peers", {}).get("figures", {}) if arguments.only else {}
+    rows: dict[str, Any] = (
+        found(arguments.results).get("peers", {}).get("figures", {}) if arguments.only else {}
+    )
     with tempfile.TemporaryDirectory() as scratch:
         job = {
             "model": default_model_path(),
@@ -194,7 +197,7 @@ def best(work: Callable[[], object], rounds: int) -> float:
 
 def depths(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[str, Any]:
     """Measure every depth on tokens and end to end, and the share of the matrix peak."""
-    engine = opened("torch", "bf16")
+    engine = opened("torch", arguments.precision)
     rows: dict[str, Any] = {}
     for name in ("short", "long"):
         part = texts[name]
@@ -223,10 +226,15 @@ def depths(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[s
             "tokenizer_texts_per_second": len(part) / best(partial(engine.tokenizer, part), arguments.rounds),
             "teraflops": flops(tokens.lengths, engine) / min(taken["tokens"][engine.depth]) / 1e12,
         }
-    peak = matrix_peak()
+    peak = matrix_peak(PEAK_OF[arguments.precision])
     for name in ("short", "long"):
         rows[name]["share_of_peak"] = rows[name]["teraflops"] / peak
-    return {**rows, "matrix_peak_teraflops": peak, "profile": profile(texts["short"], engine)}
+    return {
+        **rows,
+        "precision": arguments.precision,
+        "matrix_peak_teraflops": peak,
+        "profile": profile(texts["short"], engine),
+    }
 
 
 def opened(engine: str, precision: str) -> BatchingEngine:
@@ -244,14 +252,14 @@ def flops(lengths: np.ndarray, engine: BatchingEngine) -> float:
     return float(engine.depth * (linear + attention))
 
 
-def matrix_peak() -> float:
-    """Return the bf16 teraflops of large matrix products, one on each core."""
+def matrix_peak(dtype: torch.dtype) -> float:
+    """Return the teraflops of large matrix products, one on each core."""
     size, threads, times = 2048, torch.get_num_threads(), 8
     together = threading.Barrier(threads)
 
     def multiply(_: int) -> float:
         torch.set_num_threads(1)
-        left, right = torch.randn(size, size).bfloat16(), torch.randn(size, size).bfloat16()
+        left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
         with torch.inference_mode():
             left @ right
             together.wait()
@@ -309,9 +317,9 @@ def profile(texts: Sequence[str], engine: BatchingEngine) -> dict[str, float]:
 
 def latency(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[str, Any]:
     """Measure one query at a time, and many callers with one text each."""
-    engine = opened("torch", "bf16")
+    engine = opened("torch", arguments.precision)
     queries = texts["short"][: arguments.queries]
-    rows: dict[str, Any] = {"milliseconds": {}, "callers": {}}
+    rows: dict[str, Any] = {"precision": arguments.precision, "milliseconds": {}, "callers": {}}
     for layers in (1, 3, 6):
         size = f"{layers}x{engine.width}"
         for query in queries[:20]:
@@ -345,16 +353,18 @@ def corpus(arguments: argparse.Namespace, texts: dict[str, list[str]]) -> dict[s
             for i, text in enumerate(recombined(texts["short"], arguments.rows)):
                 file.write(json.dumps({"id": i, "text": text}) + "\n")
         whole, broken = Path(scratch, "whole"), Path(scratch, "broken")
-        taken, memory = encode(source, whole, arguments.size)
+        run = partial(encode, source, size=arguments.size, precision=arguments.precision)
+        taken, memory = run(whole)
         killed = []
         for share in (0.3, 0.7):
             parts = round(share * len(list(whole.glob("part-*"))))
-            encode(source, broken, arguments.size, kill_at=parts)
+            run(broken, kill_at=parts)
             killed.append(len(list(broken.glob("part-*"))))
-        encode(source, broken, arguments.size)
+        run(broken)
         return {
             "rows": arguments.rows,
             "size": arguments.size,
+            "precision": arguments.precision,
             "seconds": taken,
             "rows_per_second": arguments.rows / taken,
             "megabytes_at_each_tenth": memory,
@@ -376,13 +386,15 @@ def recombined(sentences: Sequence[str], count: int) -> Iterator[str]:
             yield text
 
 
-def encode(source: Path, output: Path, size: str, kill_at: int | None = None) -> tuple[float, list[int]]:
+def encode(
+    source: Path, output: Path, *, size: str, precision: str, kill_at: int | None = None
+) -> tuple[float, list[int]]:
     """Run the command; returns its seconds and its memory in megabytes at each tenth of the time."""
     import psutil
 
     command = [sys.executable, "-m", "matryoshka2d", "encode", "default", str(source), str(output)]
     start = time.perf_counter()
-    process = subprocess.Popen([*command, "--size", size, "--precision", "bf16", "-q"])
+    process = subprocess.Popen([*command, "--size", size, "--precision", precision, "-q"])
     watched, memory = psutil.Process(process.pid), []
     while process.poll() is None:
         time.sleep(0.2)
@@ -419,6 +431,10 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--peers", type=Path, default=Path("build/peers"), help="their environments")
     parser.add_argument("--only", help="names of peers, with commas; the rows of the others stay as they are")
+    parser.add_argument(
+        "--precision", choices=PEAK_OF, default="bf16", help="of the torch engine in all parts but peers"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the file that the figures go to")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--short-texts", type=int, default=4000)
     parser.add_argument("--long-texts", type=int, default=400)
@@ -445,15 +461,16 @@ def write(part: str, arguments: argparse.Namespace, figures: dict[str, Any]) -> 
         "command": _command(arguments, part),
         "figures": figures,
     }
-    if part == "peers" and arguments.only:
+    if part == "peers" and arguments.only and set(figures) - set(arguments.only.split(",")):
         result["note"] = f"Measured in it: {arguments.only}; the other rows are those of the run before it."
-    RESULTS.write_text(json.dumps({**found(), part: result}, indent=1) + "\n", encoding="utf-8")
+    whole = {**found(arguments.results), part: result}
+    arguments.results.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     return result
 
 
-def found() -> dict[str, Any]:
-    """Return what the file of results holds already."""
-    whole: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+def found(results: Path) -> dict[str, Any]:
+    """Return what a file of results holds already."""
+    whole: dict[str, Any] = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
     return whole
 
 
@@ -462,8 +479,12 @@ def _command(arguments: argparse.Namespace, part: str) -> str:
     files = f"--sts {Path(arguments.sts).name} --long {Path(arguments.long).parent.name}/corpus.jsonl"
     rows = f" --rows {arguments.rows} --size {arguments.size}" if part == "corpus" else ""
     texts = f"--short-texts {arguments.short_texts} --long-texts {arguments.long_texts}"
+    precision = (
+        f" --precision {arguments.precision}" if part != "peers" and arguments.precision != "bf16" else ""
+    )
     only = f' --only "{arguments.only}"' if part == "peers" and arguments.only else ""
-    return f"benchmarks/inference.py {files} --parts {part} --rounds {arguments.rounds} {texts}{rows}{only}"
+    shared = f"{files} --parts {part} --rounds {arguments.rounds} {texts}"
+    return f"benchmarks/inference.py {shared}{rows}{precision}{only}"
 
 
 if __name__ == "__main__":

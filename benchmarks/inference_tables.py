@@ -1,8 +1,12 @@
-"""results/inference.json → results/inference.md: python benchmarks/inference_tables.py"""
+"""results/inference.json, or the file that is named → its page: python benchmarks/inference_tables.py [FILE]
+
+A file may say under ``title`` and ``note`` what stands at the top of its page.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,13 +120,18 @@ def depths(part: dict[str, Any]) -> str:
     shares = [[name, f"{share:.1%}"] for name, share in figures["profile"].items()]
     return "\n\n".join(
         [
-            "## What a depth costs (torch bf16)",
+            f"## What a depth costs (torch {_precision(figures)})",
             measured(part),
             *tables,
             "### Where the time goes: short texts, full size, one core",
             table(["", "share"], shares),
         ]
     )
+
+
+def _precision(figures: dict[str, Any]) -> str:
+    """Return the precision of the torch engine; files of before it was a choice do not say it."""
+    return str(figures.get("precision", "bf16"))
 
 
 def latency(part: dict[str, Any]) -> str:
@@ -132,7 +141,7 @@ def latency(part: dict[str, Any]) -> str:
     many = [[callers, f"{speed:,.0f}"] for callers, speed in figures["callers"].items()]
     return "\n\n".join(
         [
-            "## One query, many callers (torch bf16)",
+            f"## One query, many callers (torch {_precision(figures)})",
             measured(part),
             table(["milliseconds for one text", "p50", "p99"], one),
             table(["callers with one text each", "texts/s"], many),
@@ -159,11 +168,12 @@ PARTS = {"peers": peers, "depths": depths, "latency": latency, "corpus": corpus}
 
 
 def main() -> None:
-    """Write the page."""
-    whole = json.loads((RESULTS / "inference.json").read_text(encoding="utf-8"))
+    """Write the page beside the figures."""
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS / "inference.json"
+    whole = json.loads(file.read_text(encoding="utf-8"))
+    top = [f"# {whole.get('title', 'Inference, measured')}", *([whole["note"]] if "note" in whole else [])]
     parts = [PARTS[name](whole[name]) for name in PARTS if name in whole]
-    page = "\n\n".join(["# Inference, measured", *parts])
-    (RESULTS / "inference.md").write_text(page + "\n", encoding="utf-8")
+    file.with_suffix(".md").write_text("\n\n".join([*top, *parts]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
