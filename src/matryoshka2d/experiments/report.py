@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -38,6 +37,7 @@ from matryoshka2d.experiments.sections import (
 )
 from matryoshka2d.files import staged_file
 from matryoshka2d.report import depth_curves, heatmap, save_figure
+from matryoshka2d.report.figures import embedded
 
 PAGE_FILE = "README.md"
 """The report of a plan as Markdown, beside its results."""
@@ -184,12 +184,8 @@ def _html(page: Page, root: Path) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["plain"] = lambda text: text.replace("**", "").replace("`", "")
-    environment.filters["embedded"] = lambda file: _embedded(root / file)
+    environment.filters["embedded"] = lambda file: embedded((root / file).read_bytes())
     return environment.get_template(_TEMPLATE).render(page=page)
-
-
-def _embedded(file: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from collections.abc import Mapping
@@ -96,3 +97,24 @@ def png_bytes(figure: Figure, dpi: int = 160) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+def embedded(png: bytes) -> str:
+    """Return a PNG as the address of a picture inside a page.
+
+    In 256 colours: the eye sees no difference in a chart, and a page is a third as large.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> buffer = io.BytesIO()
+    >>> Image.new("RGB", (2, 2), "teal").save(buffer, "png")
+    >>> embedded(buffer.getvalue()).partition(",")[0]
+    'data:image/png;base64'
+    """
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.convert("RGB").quantize(256).save(buffer, "png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matryoshka2d
 from matryoshka2d.evaluation.grid import MEAN, Grid
 from matryoshka2d.report.curves import depth_curves, width_curves
-from matryoshka2d.report.figures import named_grids, png_bytes
+from matryoshka2d.report.figures import embedded, named_grids, png_bytes
 from matryoshka2d.report.heatmap import heatmap
 from matryoshka2d.report.scale import (
     Scale,
@@ -26,9 +25,6 @@ from matryoshka2d.report.scale import (
     two_decimals,
 )
 from matryoshka2d.size import Size
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _MARK = "▾"
 _TEMPLATE = "report.html.jinja"
@@ -134,9 +130,9 @@ def render_report(
         legend=legend(tolerance, _MARK),
         comparisons=[_section(name, other, scale, tolerance, main=grid) for name, other in others.items()],
         per_set=_per_set(grid, tolerance) if len(grid.sets) > 1 else [],
-        heatmap=_embedded(heatmap(shown, tolerance=tolerance, title=" ")),
-        depth=_embedded(depth_curves(shown, title=" ")),
-        width=_embedded(width_curves(shown, title=" ")),
+        heatmap=embedded(png_bytes(heatmap(shown, tolerance=tolerance, title=" "))),
+        depth=embedded(png_bytes(depth_curves(shown, title=" "))),
+        width=embedded(png_bytes(width_curves(shown, title=" "))),
         provenance=list(_provenance(grid, provenance or {})),
     )
 
@@ -194,10 +190,6 @@ def _direction(change: float) -> str:
 
 def _per_set(grid: Grid, tolerance: float) -> list[Section]:
     return [_section(name, grid, Scale.of([grid], name), tolerance, set_name=name) for name in grid.sets]
-
-
-def _embedded(figure: Figure) -> str:
-    return "data:image/png;base64," + base64.b64encode(png_bytes(figure)).decode("ascii")
 
 
 def _provenance(grid: Grid, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

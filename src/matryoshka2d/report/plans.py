@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from typing import TYPE_CHECKING
 
-from matryoshka2d.report.figures import panels, png_bytes
+from matryoshka2d.report.figures import embedded, panels, png_bytes
 from matryoshka2d.report.scale import COLOUR_MAP, two_decimals
 
 if TYPE_CHECKING:
@@ -288,7 +287,7 @@ def _render(plan: Plan, *, page: bool) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    picture = "data:image/png;base64," + base64.b64encode(png_bytes(plan_figure(plan), 110)).decode("ascii")
+    picture = embedded(png_bytes(plan_figure(plan), 110))
     return environment.get_template("plan.html.jinja").render(
         page=page,
         plan=plan,
