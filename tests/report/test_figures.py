@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +14,11 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from PIL import Image
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.report import Scale, depth_curves, heatmap, save_figure, width_curves
+from matryoshka2d.report.figures import embedded, png_bytes
 from tests.report.grids import small_grid
 
 DRAWERS: list[Callable[..., Figure]] = [heatmap, depth_curves, width_curves]
@@ -109,3 +113,18 @@ def test_pyplot_is_not_touched() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_an_embedded_picture_is_the_same_in_fewer_bytes() -> None:
+    figure = Figure(figsize=(4, 3))
+    figure.subplots().imshow(np.linspace(0, 1, 48).reshape(6, 8))
+    png = png_bytes(figure)
+    start, _, data = embedded(png).partition(",")
+    found = base64.b64decode(data)
+    assert start == "data:image/png;base64"
+    assert len(found) < len(png)
+    whole, small = (
+        np.asarray(Image.open(io.BytesIO(one)).convert("RGB")).astype(int) for one in (png, found)
+    )
+    assert whole.shape == small.shape
+    assert np.abs(whole - small).mean() < 1

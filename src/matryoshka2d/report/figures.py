@@ -102,7 +102,7 @@ def png_bytes(figure: Figure, dpi: int = 160) -> bytes:
 def embedded(png: bytes) -> str:
     """Return a PNG as the address of a picture inside a page.
 
-    In 256 colours: the eye sees no difference in a chart, and a page is a third as large.
+    In the 256 colours nearest to its own: enough for a chart, and a page is a third as large.
 
     Examples
     --------
