@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from matryoshka2d.experiments.pruning import keep_layers
 from matryoshka2d.experiments.units import Unit, effective_options
 from matryoshka2d.experiments.workshop import Workshop
 from matryoshka2d.training import train
+from matryoshka2d.training.elapsed import Elapsed
 from matryoshka2d.training.rotation import Search
 from matryoshka2d.training.trainer import ElasticTrainer
 from tests import tiny
@@ -86,6 +88,33 @@ def test_the_peer_trains_the_librarys_own_loss(shop: Workshop, monkeypatch: pyte
     assert type(trainer.loss.loss.loss) is losses.MultipleNegativesRankingLoss
     assert (trainer.args.warmup_steps, trainer.args.weight_decay) == (0.1, 0.01)
     assert trainer.args.learning_rate == 1e-3
+
+
+def test_the_seconds_of_a_killed_run_count_where_it_goes_on(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = dataclasses.replace(
+        shop.plan, defaults={**shop.plan.defaults, "checkpoints": True, "evaluations": 4}
+    )
+    ahead = dataclasses.replace(shop.plan, defaults={**shop.plan.defaults, "workers": 2})
+    assert Workshop(ahead, shop.data_folder, shop.runs).key(unit("plain")) == shop.key(unit("plain"))
+    lasting = Workshop(goes_on, shop.data_folder, shop.runs)
+    assert lasting.key(unit("plain", seed=5)) == shop.key(unit("plain", seed=5))
+
+    def die(self: Elapsed, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            raise Captured
+
+    monkeypatch.setattr(Elapsed, "on_step_end", die)
+    with pytest.raises(Captured):
+        lasting.model(unit("plain", seed=5))
+    monkeypatch.undo()
+    state = max((shop.runs / "models").rglob("trainer_state.json"))
+    assert state.parent.name == "checkpoint-2"
+    kept = json.loads(state.read_text())
+    kept["stateful_callbacks"]["Elapsed"]["args"]["before"] = 500.0
+    state.write_text(json.dumps(kept))
+    assert 500 < lasting.model(unit("plain", seed=5)).cost["train_seconds"] < 600
 
 
 def test_a_separate_model_is_cut_before_it_is_trained_and_trained_at_its_width(shop: Workshop) -> None:

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from matryoshka2d.data.batching import GroupDroppingCollator
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
+from matryoshka2d.training.elapsed import seconds_before
 from matryoshka2d.training.trainer import ElasticTrainer, StepOfLoss
 from matryoshka2d.training.whole_checkpoints import last_complete_checkpoint
 from tests.training import small
@@ -59,6 +61,19 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_a_run_that_goes_on_counts_from_where_it_was_killed(tmp_path: Path, model: str) -> None:
+    killed(tmp_path, model, "broken", 4)
+    folder = tmp_path / "broken.checkpoints"
+    first = seconds_before(folder)
+    state = folder / "checkpoint-3" / "trainer_state.json"
+    kept = json.loads(state.read_text())
+    kept["stateful_callbacks"]["Elapsed"]["args"]["before"] = first + 1000
+    state.write_text(json.dumps(kept))
+    killed(tmp_path, model, "broken", 8, resume=True)
+    assert checkpoints(tmp_path, "broken")[-1] == "checkpoint-6"
+    assert 1000 + first < seconds_before(folder) < 1100 + first
+
+
 def checkpoints(folder: Path, output: str) -> list[str]:
     return sorted(path.name for path in (folder / f"{output}.checkpoints").glob("checkpoint-*"))
 
@@ -72,10 +87,12 @@ def test_a_run_that_is_killed_anywhere_and_resumed_ends_with_the_weights_of_an_u
     for number in range(2):
         step = chance.randrange(3, STEPS)
         output = f"broken-{number}"
+        started = time.perf_counter()
         killed(tmp_path, model, output, step, strategy=strategy)
         last = last_complete_checkpoint(tmp_path / f"{output}.checkpoints")
         assert last is not None
         assert last.endswith(f"checkpoint-{step // 3 * 3}")
+        assert 0 < seconds_before(tmp_path / f"{output}.checkpoints") < time.perf_counter() - started
         assert_equal(run(tmp_path, model, output, strategy=strategy, resume=True), whole)
         assert_equal(small.weights(small.load(tmp_path / output)), whole)
         assert not (tmp_path / f"{output}.checkpoints").exists()
@@ -228,6 +245,7 @@ import json, os, signal, sys
 import torch
 
 from matryoshka2d.training import train
+from matryoshka2d.training.elapsed import seconds_before
 from matryoshka2d.training.trainer import ElasticTrainer, StepOfLoss
 
 torch.set_num_threads(1)

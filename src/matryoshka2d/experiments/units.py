@@ -158,7 +158,17 @@ _STRATEGY_OF_KIND = {
 }
 """Kinds whose models are made in one way, whatever the default strategy is."""
 
-_NOT_OF_A_METHOD = ("model", "data", "columns", "output", "limit", "seed", "checkpoints", "evaluations")
+_NOT_OF_A_METHOD = (
+    "model",
+    "data",
+    "columns",
+    "output",
+    "limit",
+    "seed",
+    "checkpoints",
+    "evaluations",
+    "workers",
+)
 
 
 def effective_options(plan: Plan, unit: Unit) -> dict[str, Any]:

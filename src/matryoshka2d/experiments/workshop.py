@@ -28,7 +28,7 @@ from matryoshka2d.experiments.units import (
 )
 from matryoshka2d.files import staged_file, staged_folder
 from matryoshka2d.loading import check_model
-from matryoshka2d.training.options import TrainingOptions
+from matryoshka2d.training.options import TrainingOptions, run_folder_of
 from matryoshka2d.training.rotation import Search
 
 
@@ -147,7 +147,8 @@ class Workshop:
             return Made(self.backbone(unit.backbone), None if backbone.layers else backbone.pooling)
         if kind == "cut":
             return self.model(self.sources(unit)[0])
-        return self._kept(self.key(unit), lambda folder: _MAKERS[kind](self, unit, folder))
+        goes_on = bool(options_of(self.plan, unit).get("checkpoints"))
+        return self._kept(self.key(unit), lambda folder: _MAKERS[kind](self, unit, folder), goes_on)
 
     def is_made(self, unit: Unit) -> bool:
         """Return whether the model of a unit is there."""
@@ -173,16 +174,18 @@ class Workshop:
         if self.plan.methods[unit.method].kind not in ("untouched", "cut"):
             shutil.rmtree(self.runs / "models" / self.key(unit), ignore_errors=True)
 
-    def _kept(self, key: str, make: Callable[[Path], None]) -> Made:
+    def _kept(self, key: str, make: Callable[[Path], None], goes_on: bool = False) -> Made:
+        """Return a model that is there, or make it; one that `goes_on` starts where it was killed."""
         folder, note = self._places(key)
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Two processes may need the same teacher: one makes it, the other waits.
         with FileLock(folder.with_name(f"{key}.lock")):
             if not (folder.is_dir() and note.is_file()):
+                before = _seconds_of_killed_runs(folder) if goes_on else 0.0
                 with machine.measured() as cost:
                     make(folder)
                 spent = {
-                    "train_seconds": round(cost.seconds, 1),
+                    "train_seconds": round(before + cost.seconds, 1),
                     "peak_memory_mb": round(cost.peak_memory_mb),
                     "machine": machine.facts(),
                 }
@@ -217,6 +220,13 @@ class Workshop:
             **more,
         }
         return TrainingOptions.from_mapping(values, f"method {unit.method}")
+
+
+def _seconds_of_killed_runs(folder: Path) -> float:
+    """Return how long a model was trained already that will go on where it was killed."""
+    from matryoshka2d.training.elapsed import seconds_before
+
+    return seconds_before(run_folder_of(folder))
 
 
 def _train(shop: Workshop, unit: Unit, folder: Path) -> None:

@@ -32,6 +32,7 @@ from matryoshka2d.strategies.cross_exit import check_cross_exit
 from matryoshka2d.training import learning_rates, ranks
 from matryoshka2d.training.column_prompts import mixture_prompts
 from matryoshka2d.training.dev import DevGrid, dev_grid
+from matryoshka2d.training.elapsed import Elapsed, seconds_before
 from matryoshka2d.training.guarded import run_guarded
 from matryoshka2d.training.head_fit import fit_heads
 from matryoshka2d.training.live_teacher import LiveTeacher
@@ -117,6 +118,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     ranks.check_batch_size(options.batch_size)
     quiet = quiet or not ranks.is_first()
     checkpoint = _checkpoint(options) if options.resume else None
+    elapsed = Elapsed(seconds_before(options.run_folder) if options.resume else 0.0)
     named, strategy = _check_names(options)
     if not options.resume:
         with ranks.first_alone() as writes:
@@ -148,7 +150,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
         if options.lora:
             add_adapters(encoder, make_lora(options.lora_options), seed=options.seed)
         feed = _in_memory(datasets, shares) if stream is None else _streamed(stream, teachers)
-        trainer = _trainer(encoder, losses, feed, options, precision, dev, prompts, quiet)
+        trainer = _trainer(encoder, losses, feed, options, precision, dev, prompts, elapsed, quiet)
         run_guarded(trainer, options.run_folder, checkpoint, what_lowers_memory(options))
         release(encoder, trainer)
         if options.lora:
@@ -347,6 +349,7 @@ def _trainer(
     precision: Precision,
     dev: DevGrid | None,
     prompts: dict[str, dict[str, str]],
+    elapsed: Elapsed,
     quiet: bool,
 ) -> ElasticTrainer:
     single = next(iter(losses)) if len(losses) == 1 else None
@@ -362,7 +365,11 @@ def _trainer(
         **feed,
         loss=losses[single] if single else losses,
         evaluator=dev,
-        callbacks=[StepOfLoss(list(losses.values()), options.gradient_accumulation), EpochOfBatches()],
+        callbacks=[
+            StepOfLoss(list(losses.values()), options.gradient_accumulation),
+            EpochOfBatches(),
+            elapsed,
+        ],
     )
     show_progress(trainer, quiet)
     ranks.own_seed(options.seed)
