@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -17,12 +18,23 @@ import transformers
 _DEAR = ("ran", "exports", "graphs", "rotated", "corpus", "int8", "found")
 
 
+# Before the plugin that deals tests out reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let all tests of a room that share a dear fixture run in one worker (``--dist loadgroup``)."""
     for item in items:
         shared = next((name for name in _DEAR if name in getattr(item, "fixturenames", ())), None)
         if shared:
             item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name} {shared}"))
+
+
+def pytest_collection_finish() -> None:
+    """Take what imports and collection made out of the garbage collector's sight.
+
+    A trainer collects garbage at every end, and would look through half a million objects each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
