@@ -11,7 +11,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(VENV)/.user  ## Make a real model elastic, show its grid, cut a size (about 5 minutes)
+quickstart: $(VENV)/.user  ## Make a real model elastic, show its grid, cut a size (5 to 10 minutes on two cores)
 	$(BIN)/matryoshka2d quickstart --overwrite
 
 test: $(VENV)/.dev  ## Run the tests (about 10 minutes on two cores)

@@ -34,7 +34,8 @@ def check_model(name: str) -> str:
         raise UserError(f"{name} is a file: expected the folder of a model, or a hub name such as owner/name")
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         nearby = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"model folder {name} does not exist.{did_you_mean(path.name, nearby)}")
+        hint = did_you_mean(path.name, nearby) or " Expected a folder with modules.json, or a hub name."
+        raise UserError(f"model folder {name} does not exist.{hint}")
     return name
 
 

@@ -81,7 +81,11 @@ class TestQuantise:
         assert "does not exist" in refused("quantise", tmp_path / "no.npy", out)
         assert "Did you mean 'int8'" in refused("quantise", vectors, out, "--precision", "int7")
         (tmp_path / "text.npy").write_text("text")
-        assert "is not a .npy file" in refused("quantise", tmp_path / "text.npy", out)
+        np.savez(tmp_path / "several.npz", a=np.ones((4, 8)))
+        np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+        for name in ("text.npy", "several.npz", "object.npy"):
+            said = refused("quantise", tmp_path / name, out)
+            assert "is not a .npy file of vectors: expected a float array" in said
         np.save(tmp_path / "other.npy", np.ones((4, 8), dtype=np.float32))
         assert "8 dims, but those to write have 32" in refused(
             "quantise", vectors, out, "--queries", tmp_path / "other.npy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,10 +76,15 @@ def _read(path: Path) -> Vectors:
 
     if not path.is_file():
         raise UserError(f"{path} does not exist: expected vectors, .npy, as matryoshka2d encode writes them")
-    try:
+    found = None
+    # numpy's own words would advise to load such a file unsafely.
+    with contextlib.suppress(ValueError, EOFError, OSError):
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is not a .npy file of vectors: {error}") from error
+    if not isinstance(found, np.ndarray):
+        raise UserError(
+            f"{path} is not a .npy file of vectors: expected a float array, a row a text, as matryoshka2d "
+            "encode writes it"
+        )
     check_vectors(found)
     vectors: Vectors = found
     return vectors
