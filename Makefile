@@ -14,7 +14,7 @@ help:  ## List the targets
 quickstart: $(VENV)/.user  ## Make a real model elastic, show its grid, cut a size (5 to 10 minutes on two cores)
 	$(BIN)/matryoshka2d quickstart --overwrite
 
-test: $(VENV)/.dev  ## Run the tests (about 10 minutes on two cores)
+test: $(VENV)/.dev  ## Run the tests (about 10 minutes on two cores, 16 on slow ones)
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.dev  ## Run every test, the slow ones too
