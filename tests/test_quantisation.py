@@ -85,8 +85,9 @@ def test_the_loss_is_that_of_a_plain_search(precision: str) -> None:
 def test_mistakes_are_one_line() -> None:
     with pytest.raises(UserError, match=r"written in 'int7'.*Did you mean 'int8'\?"):
         Quantiser.fit(unit(3, 8), "int7")
-    with pytest.raises(UserError, match="give at least two"):
-        Quantiser.fit(unit(1, 8), "int8")
+    for rows in (0, 1):
+        with pytest.raises(UserError, match=rf"a range \({rows}\): give at least two"):
+            Quantiser.fit(unit(2, 8)[:rows], "int8")
     with pytest.raises(UserError, match="expected float vectors"):
         Quantiser.fit(np.zeros((3, 8), dtype=np.int8), "int8")
     with pytest.raises(UserError, match="NaN"):

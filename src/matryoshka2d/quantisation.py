@@ -78,7 +78,9 @@ class Quantiser:
             )
         check_vectors(vectors)
         if len(vectors) < 2:
-            raise UserError("one vector has no range: give at least two, better some thousand")
+            raise UserError(
+                f"too few vectors for a range ({len(vectors)}): give at least two, better some thousand"
+            )
         return cls(precision, np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32))
 
     @property
