@@ -83,7 +83,10 @@ class TestQuantise:
         (tmp_path / "text.npy").write_text("text")
         np.savez(tmp_path / "several.npz", a=np.ones((4, 8)))
         np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
-        for name in ("text.npy", "several.npz", "object.npy"):
+        (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and no more")
+        (tmp_path / "empty.npy").touch()
+        (tmp_path / "short.npy").write_bytes(vectors.read_bytes()[:300])
+        for name in ("text.npy", "several.npz", "object.npy", "zip.npy", "empty.npy", "short.npy"):
             said = refused("quantise", tmp_path / name, out)
             assert "is not a .npy file of vectors: expected a float array" in said
         np.save(tmp_path / "other.npy", np.ones((4, 8), dtype=np.float32))

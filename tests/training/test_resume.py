@@ -245,7 +245,6 @@ import json, os, signal, sys
 import torch
 
 from matryoshka2d.training import train
-from matryoshka2d.training.elapsed import seconds_before
 from matryoshka2d.training.trainer import ElasticTrainer, StepOfLoss
 
 torch.set_num_threads(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,17 +75,16 @@ def _read(path: Path) -> Vectors:
 
     if not path.is_file():
         raise UserError(f"{path} does not exist: expected vectors, .npy, as matryoshka2d encode writes them")
-    found = None
-    # numpy's own words would advise to load such a file unsafely.
-    with contextlib.suppress(ValueError, EOFError, OSError):
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(found, np.ndarray):
+    try:
+        vectors: Vectors = np.lib.format.open_memmap(path, mode="r")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
         raise UserError(
             f"{path} is not a .npy file of vectors: expected a float array, a row a text, as matryoshka2d "
             "encode writes it"
-        )
-    check_vectors(found)
-    vectors: Vectors = found
+        ) from error
+    check_vectors(vectors)
     return vectors
 
 
