@@ -24,7 +24,9 @@ from matryoshka2d.cli.common import (
 
 def encode(
     model: Model,
-    input: Annotated[Path, typer.Argument(help="Texts: .txt (one a line), .jsonl or .parquet.")],
+    input: Annotated[
+        Path, typer.Argument(help="Texts: .txt (one a line; blank lines get no vector), .jsonl or .parquet.")
+    ],
     output: Annotated[
         Path, typer.Argument(help="Vectors: .npy, .parquet or .jsonl; or a folder, for shards and resuming.")
     ],
