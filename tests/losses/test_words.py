@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from matryoshka2d.encoder.architectures import ARCHITECTURES
 from matryoshka2d.encoder.elastic import ElasticEncoder
-from matryoshka2d.losses.columns import Words, exit_columns, table_of
+from matryoshka2d.losses.columns import Words, exit_columns, run_columns, table_of
 from tests import tiny
 
 LAYERS = [1, tiny.LAYERS]
@@ -76,7 +77,7 @@ def test_a_training_step_looks_its_distinct_words_up_once(tmp_path: Path, prompt
     distinct = len(torch.unique(torch.cat([column["input_ids"].flatten() for column in columns])))
 
     def step() -> None:
-        exits = model(columns, exits=LAYERS, mini_batch_tokens=24)["exit_vectors"]
+        exits = model(columns, exits=LAYERS, run=partial(run_columns, mini_batch_tokens=24))["exit_vectors"]
         gradients(model, exits)
 
     assert lookups(model, step) == [distinct]
@@ -86,9 +87,18 @@ def test_one_group_and_what_learns_nothing_look_up_as_ever(tmp_path: Path) -> No
     model = encoder_of(tmp_path)
     columns = columns_of(model)
     everything = sum(column["input_ids"].numel() for column in columns)
-    assert lookups(model, lambda: model(columns, exits=LAYERS, rows_per_group=100)) == [everything]
+    assert lookups(
+        model, lambda: model(columns, exits=LAYERS, run=partial(run_columns, rows_per_group=100))
+    ) == [everything]
     with torch.no_grad():
-        assert len(lookups(model, lambda: model(columns, exits=LAYERS, rows_per_group=3))) > 1
+        assert (
+            len(
+                lookups(
+                    model, lambda: model(columns, exits=LAYERS, run=partial(run_columns, rows_per_group=3))
+                )
+            )
+            > 1
+        )
 
 
 @given(st.lists(st.lists(st.integers(0, 29), min_size=1, max_size=8), min_size=1, max_size=4))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,12 +25,13 @@ from matryoshka2d.encoder import architectures, loading
 from matryoshka2d.encoder.heads import ExitHeads, identity_dense
 from matryoshka2d.encoder.hub import hub_arguments
 from matryoshka2d.errors import UserError
-from matryoshka2d.losses.columns import exit_columns, table_of
 from matryoshka2d.size import Size, default_sizes
 
 _HEADS = "exit_heads"
 _ROTATION = "rotation"
 _RECORD = "elastic.json"
+RunColumns = Callable[["ElasticEncoder", Sequence[dict[str, Any]], Sequence[int]], Mapping[int, Any]]
+"""Model, columns of a batch, layers → layer → the vectors of every column."""
 # Few enough that padding them to their longest costs little.
 _LENGTHS_AT_ONCE = 256
 
@@ -59,7 +60,7 @@ class ElasticEncoder(SentenceTransformer):
 
     Examples
     --------
-    >>> from matryoshka2d.encoder.default_model import default_model_path
+    >>> from matryoshka2d.encoder.loading import default_model_path
     >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
     >>> encoder.depth, encoder.width
     (6, 384)
@@ -184,7 +185,7 @@ class ElasticEncoder(SentenceTransformer):
 
         Examples
         --------
-        >>> from matryoshka2d.encoder.default_model import default_model_path
+        >>> from matryoshka2d.encoder.loading import default_model_path
         >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
         >>> before = encoder.encode("a cat", size="3x384")
         >>> encoder.rotate(np.eye(384)[::-1].copy())
@@ -235,6 +236,7 @@ class ElasticEncoder(SentenceTransformer):
         input: dict[str, Any] | Sequence[dict[str, Any]],
         size: str | Size | None = None,
         exits: Sequence[int] | None = None,
+        run: RunColumns | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Run the model at a size; without one, exactly as a plain SentenceTransformer would.
@@ -242,16 +244,18 @@ class ElasticEncoder(SentenceTransformer):
         Parameters
         ----------
         input
-            What `preprocess` gives: tensors [batch, tokens]. With `exits`, also all text columns of a
-            training batch: a list of such features.
+            What `preprocess` gives: tensors [batch, tokens]. With `run`, all text columns of a training
+            batch: a list of such features.
         size
             The size to run at; only its layers are run. `encode`, `encode_query` and
             `encode_document` take the same argument and hand it on.
         exits
             Layers whose `exit_vectors` are wanted instead. Losses ask here, through the call that
             autocast and data-parallel wrappers see: once a step, with all columns.
+        run
+            How several columns are run: called with this model, the columns and the layers.
         **kwargs
-            For columns, how they are run: `matryoshka2d.losses.columns.exit_columns`.
+            Handed on to the modules, as `SentenceTransformer.forward` does.
 
         Returns
         -------
@@ -260,10 +264,9 @@ class ElasticEncoder(SentenceTransformer):
             asked for here or when loading; or ``exit_vectors`` alone, if those were asked for.
         """
         if not isinstance(input, Mapping):
-            table = table_of(self.base)
-            return {
-                "exit_vectors": exit_columns(self.exit_vectors, input, exits or (), table=table, **kwargs)
-            }
+            if run is None:
+                raise TypeError("several columns need `run`, which says how they are run")
+            return {"exit_vectors": run(self, input, exits or ())}
         if exits is not None:
             return {"exit_vectors": self.exit_vectors(input, exits)}
         wanted = self._size if size is None else self.check(size)
@@ -411,7 +414,7 @@ class ElasticEncoder(SentenceTransformer):
 
         Examples
         --------
-        >>> from matryoshka2d.encoder.default_model import default_model_path
+        >>> from matryoshka2d.encoder.loading import default_model_path
         >>> exits = ElasticEncoder(default_model_path(), device="cpu").exits(["a cat"])
         >>> sorted(exits), exits[3].shape
         ([1, 2, 3, 4, 5, 6], (1, 384))
@@ -463,7 +466,7 @@ class ElasticEncoder(SentenceTransformer):
 
         Examples
         --------
-        >>> from matryoshka2d.encoder.default_model import default_model_path
+        >>> from matryoshka2d.encoder.loading import default_model_path
         >>> small = ElasticEncoder(default_model_path(), device="cpu").truncate("3x128")
         >>> small.encode("a cat").shape
         (128,)

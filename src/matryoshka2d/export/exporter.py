@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from matryoshka2d import __version__
 from matryoshka2d.encoder.architectures import layers_of
 from matryoshka2d.encoder.default_model import resolve_model
 from matryoshka2d.encoder.elastic import ElasticEncoder
@@ -263,4 +262,4 @@ def _command(
 
 def _versions(form: Format) -> dict[str, str]:
     libraries = ("torch", "transformers", "sentence-transformers", *form.libraries)
-    return {"matryoshka2d": __version__, **{name: version(name) for name in libraries}}
+    return {"matryoshka2d": version("matryoshka2d"), **{name: version(name) for name in libraries}}

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from matryoshka2d.encoder.architectures import Wrapped
 from matryoshka2d.losses.gradient_cache import replayed
+
+if TYPE_CHECKING:
+    from matryoshka2d.encoder import ElasticEncoder
 
 Features = Mapping[str, Any]
 ExitVectors = Callable[[dict[str, Any], Sequence[int]], dict[int, Tensor]]
@@ -51,10 +54,10 @@ def exit_columns(
         not too unlike in length, see `by_stretch`.
     mini_batch_tokens
         Tokens that run together, padding included, instead of `rows_per_group`. Groups then leave nothing in
-        memory but their vectors, and run again in the backward pass: see `matryoshka2d.losses.gradient_cache`.
+        memory but their vectors, and run again in the backward pass: see `losses.gradient_cache`.
     table
-        Where the words are looked up, once for all groups: see `matryoshka2d.losses.columns`, whose `Words` the
-        features then hold under ``words``. None, the default, leaves it to every group.
+        Where the words are looked up, once for all groups: the features then hold them as `Words` under
+        ``words``. None, the default, leaves it to every group.
 
     Returns
     -------
@@ -79,6 +82,21 @@ def exit_columns(
             for i, part in zip(members, torch.split(vectors[n], sizes), strict=True):
                 results[n][i] = part
     return results
+
+
+def run_columns(
+    model: ElasticEncoder,
+    columns: Sequence[Features],
+    layers: Sequence[int],
+    rows_per_group: int | None = None,
+    mini_batch_tokens: int | None = None,
+) -> dict[int, list[Tensor]]:
+    """Run `exit_columns` on a model, its words looked up once where that saves a gradient.
+
+    It is what `ElasticEncoder.forward` takes as ``run``, with the last two arguments bound.
+    """
+    table = table_of(model.base)
+    return exit_columns(model.exit_vectors, columns, layers, rows_per_group, mini_batch_tokens, table)
 
 
 def _grouping(on_cpu: bool, rows_per_group: int | None, mini_batch_tokens: int | None) -> Grouping:

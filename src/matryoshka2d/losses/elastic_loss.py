@@ -1,7 +1,7 @@
 """ElasticLoss: an objective at the sizes that a strategy names, from one pass of the encoder a step.
 
 >>> from matryoshka2d.encoder.elastic import ElasticEncoder
->>> from matryoshka2d.encoder.default_model import default_model_path
+>>> from matryoshka2d.encoder.loading import default_model_path
 >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
 >>> loss = ElasticLoss(encoder, objective="infonce", strategy="2dmse")
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.losses.all_gather import same_chance, whole_batch
+from matryoshka2d.losses.columns import run_columns
 from matryoshka2d.losses.gradient_cache import term_by_term
 from matryoshka2d.losses.loss_meter import SizeLosses
 from matryoshka2d.losses.objectives import DataFormat, Objective, make_objective
@@ -61,16 +62,16 @@ class ElasticLoss(nn.Module):
         that holds the score. Without one the model's own full size, detached, is the teacher.
     cross_exit
         Weight of shallow queries that meet documents at full depth, beside each size by itself; see
-        `matryoshka2d.losses.strategies.cross_exit`. Default 0. Set 1 to search one full-depth index at any depth.
+        `losses.strategies.cross_exit`. Default 0. Set 1 to search one full-depth index at any depth.
     rows_per_group
         Texts that run through the encoder together, default as many as suit the device; see
         `matryoshka2d.losses.columns`.
     mini_batch_tokens
         Tokens that run through the encoder together, instead. The gradient is then cached, so that memory
-        depends on this number and hardly on the batch size; see `matryoshka2d.losses.gradient_cache`. Set it for large
+        depends on this number and hardly on the batch size; see `losses.gradient_cache`. Set it for large
         batches: 1024 on a CPU, more on a GPU. None, the default, is faster where a batch fits in memory.
 
-    Under data-parallel training the loss is that of the rows of all processes: see `matryoshka2d.losses.all_gather`.
+    Under data-parallel training the loss is that of the rows of all processes: see `losses.all_gather`.
 
     Attributes
     ----------
@@ -168,8 +169,9 @@ class ElasticLoss(nn.Module):
         found: Mapping[int, Columns] = self.model(
             columns,
             exits=layers,
-            rows_per_group=self.rows_per_group,
-            mini_batch_tokens=self.mini_batch_tokens,
+            run=partial(
+                run_columns, rows_per_group=self.rows_per_group, mini_batch_tokens=self.mini_batch_tokens
+            ),
         )["exit_vectors"]
         return found
 

@@ -281,7 +281,7 @@ def _render(plan: Plan, *, page: bool) -> str:
 
     shown, left_out = table_rows(plan, None if page else _MOST_ROWS)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("matryoshka2d.evaluation.report"),
+        loader=jinja2.PackageLoader("matryoshka2d.planning"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader
 
-from matryoshka2d import __version__
 from matryoshka2d.encoder.default_model import base_model
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.evaluation import Grid
@@ -80,7 +80,10 @@ def write_card(folder: Path, template: str, base: str, **values: Any) -> None:
         Environment(loader=loader, autoescape=False)
         .get_template(template)
         .render(
-            front=yaml.safe_dump(front, sort_keys=False).strip(), base=base, version=__version__, **values
+            front=yaml.safe_dump(front, sort_keys=False).strip(),
+            base=base,
+            version=version("matryoshka2d"),
+            **values,
         )
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -257,7 +257,7 @@ def learn_rotation(
     """Return the rotation under which prefixes rank texts most as the full size does.
 
     The loss is the logarithm of the KL divergence, from the full size to n x d, of each text's similarities
-    to the others of a step (a softmax of cosines, as in `matryoshka2d.losses.objectives.Distillation`), averaged
+    to the others of a step (a softmax of cosines, as in `losses.objectives.Distillation`), averaged
     over all d, with the depths in turn. Without the logarithm the narrowest prefixes, which are farthest
     off, would be all that counts. The rotation is kept one by Cayley's map of a skew-symmetric matrix.
 

@@ -6,10 +6,10 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matryoshka2d
 from matryoshka2d.evaluation.grid import MEAN, Grid
 from matryoshka2d.evaluation.report.color_scale import (
     Scale,
@@ -201,7 +201,7 @@ def _provenance(grid: Grid, facts: Mapping[str, Any]) -> Iterator[tuple[str, str
     own = {"model": grid.name, "metric": grid.metric, "cut": grid.cut}
     yield from ((key, text) for key, text in own.items() if text)
     yield from ((key, _plain(value)) for key, value in {**grid.details, **facts}.items())
-    yield "matryoshka2d", matryoshka2d.__version__
+    yield "matryoshka2d", version("matryoshka2d")
 
 
 def _plain(value: Any) -> str:

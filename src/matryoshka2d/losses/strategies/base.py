@@ -2,7 +2,7 @@
 
 A strategy decides, for every step, which sizes the objective is computed on, with which weights, and
 which sizes are pulled towards which others. It says so with a `StepPlan` and computes nothing itself:
-`matryoshka2d.losses.elastic_loss.ElasticLoss` reads every exit from one pass of the encoder and carries the plan out.
+`ElasticLoss` reads every exit from one pass of the encoder and carries the plan out.
 """
 
 from __future__ import annotations
