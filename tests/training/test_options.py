@@ -27,9 +27,9 @@ def one_line(raised: pytest.ExceptionInfo[UserError], *words: str) -> None:
         ({"epochs": float("nan")}, ["epochs is nan"]),
         ({"epochs": float("inf")}, ["epochs is inf"]),
         ({"max_length": 1}, ["max_length is 1"]),
-        ({"warmup": 1.5}, ["warmup is 1.5", "at most 1.0"]),
+        ({"warmup": 1.5}, ["warmup is 1.5", "at most 1"]),
         ({"warmup": -0.1}, ["warmup is -0.1"]),
-        ({"evaluations": 0}, ["evaluations is 0", "at least 1"]),
+        ({"evaluations": 0}, ["evaluations is 0", "a whole number above 0"]),
         ({"gradient_accumulation": 0}, ["gradient_accumulation is 0"]),
         ({"dropout": 1.0}, ["dropout is 1.0", "at most 0.99"]),
         ({"limit": 0}, ["limit is 0"]),
@@ -123,7 +123,6 @@ def test_a_mapping_of_all_values_gives_the_same_options() -> None:
         ("strategy: no", ["'strategy' is False", "a text"]),
         ("strategy_options: dims", ["'strategy_options' is 'dims'", "names and values"]),
         ("data:", ["'data' is None", "a list of texts"]),
-        ("data: [1]", ["'data' is [1]", "a list of texts"]),
     ],
 )
 def test_a_wrong_line_of_yaml_is_named(line: str, words: list[str]) -> None:

@@ -6,18 +6,21 @@ import dataclasses
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
 from matryoshka2d.cli.common import Json, Quiet, pairs
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import read_yaml
-from matryoshka2d.options import read_mapping
+from matryoshka2d.options import fields_of, read_mapping
 
 T = TypeVar("T")
 
-_TYPES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "list[str]": list[str]}
+_FLAGS: dict[Any, Any] = {int: int, float: float, bool: bool, str: str, list: list[str], dict: str}
+"""Type of a field → type of its flag; names and values are written as one text."""
 
 
 def command_of_choices(made: type[T], run: Callable[[T, bool, bool], None]) -> Any:
@@ -34,9 +37,10 @@ def command_of_choices(made: type[T], run: Callable[[T, bool, bool], None]) -> A
     """
     config = Annotated[Path | None, typer.Option(help="YAML file that holds options; flags win over it.")]
     keyword = inspect.Parameter.KEYWORD_ONLY
+    helps = {field.name: field.metadata["help"] for field in dataclasses.fields(made)}  # type: ignore[arg-type]
     parameters = [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
-        *[_parameter(field) for field in _fields(made)],
+        *[_parameter(name, field, helps[name]) for name, field in fields_of(made).items()],
         inspect.Parameter("config", keyword, default=None, annotation=config),
         inspect.Parameter("json", keyword, default=False, annotation=Json),
         inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
@@ -56,19 +60,11 @@ def command_of_choices(made: type[T], run: Callable[[T, bool, bool], None]) -> A
     return command
 
 
-def _fields(made: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(made)
-
-
 def _options(made: type[T], name: str, config: Path | None, given: dict[str, Any]) -> T:
     """Join the YAML file and the flags; flags win."""
-    values: dict[str, Any] = {}
-    if config is not None:
-        values = _read_yaml(config)
-    for field in _fields(made):
-        if field.name in given:
-            value = given[field.name]
-            values[field.name] = pairs(value) if str(field.type).startswith("dict") else value
+    values = {} if config is None else _read_yaml(config)
+    for flag, value in given.items():
+        values[flag] = pairs(value) if _kind(fields_of(made)[flag]) is dict else value
     return read_mapping(made, values, str(config) if config else name)
 
 
@@ -79,14 +75,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in content.items()}
 
 
-def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, help: str) -> inspect.Parameter:
     """Turn a field of the options into a flag."""
-    annotation = str(field.type)
-    kind = _TYPES.get(annotation.split(" | ", maxsplit=1)[0], str)
-    default = None if annotation.startswith("dict") else field.default
-    if annotation.startswith("list"):
-        default = []
-    option = typer.Option(help=field.metadata["help"])
-    optional = default is None and not annotation.startswith("list")
-    hint: Any = Annotated[(kind | None) if optional else kind, option]
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+    kind = _kind(field)
+    default = [] if kind is list else None if kind is dict else field.default
+    flag = _FLAGS[kind]
+    hint: Any = Annotated[flag | None if default is None else flag, typer.Option(help=help)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def _kind(field: FieldInfo) -> Any:
+    """Return the plain type of a field: that of its items does not matter, nor that it may be none."""
+    kind: Any = field.annotation
+    if get_origin(kind) in (Union, UnionType):
+        (kind,) = (one for one in get_args(kind) if one is not type(None))
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    return get_origin(kind) or kind

@@ -60,7 +60,7 @@ class ElasticEncoder(SentenceTransformer):
 
     Examples
     --------
-    >>> from matryoshka2d.encoder.loading import default_model_path
+    >>> from matryoshka2d.encoder.default_model import default_model_path
     >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
     >>> encoder.depth, encoder.width
     (6, 384)
@@ -185,7 +185,7 @@ class ElasticEncoder(SentenceTransformer):
 
         Examples
         --------
-        >>> from matryoshka2d.encoder.loading import default_model_path
+        >>> from matryoshka2d.encoder.default_model import default_model_path
         >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
         >>> before = encoder.encode("a cat", size="3x384")
         >>> encoder.rotate(np.eye(384)[::-1].copy())
@@ -414,7 +414,7 @@ class ElasticEncoder(SentenceTransformer):
 
         Examples
         --------
-        >>> from matryoshka2d.encoder.loading import default_model_path
+        >>> from matryoshka2d.encoder.default_model import default_model_path
         >>> exits = ElasticEncoder(default_model_path(), device="cpu").exits(["a cat"])
         >>> sorted(exits), exits[3].shape
         ([1, 2, 3, 4, 5, 6], (1, 384))
@@ -466,7 +466,7 @@ class ElasticEncoder(SentenceTransformer):
 
         Examples
         --------
-        >>> from matryoshka2d.encoder.loading import default_model_path
+        >>> from matryoshka2d.encoder.default_model import default_model_path
         >>> small = ElasticEncoder(default_model_path(), device="cpu").truncate("3x128")
         >>> small.encode("a cat").shape
         (128,)

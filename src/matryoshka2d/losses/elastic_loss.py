@@ -1,13 +1,14 @@
 """ElasticLoss: an objective at the sizes that a strategy names, from one pass of the encoder a step.
 
 >>> from matryoshka2d.encoder.elastic import ElasticEncoder
->>> from matryoshka2d.encoder.loading import default_model_path
+>>> from matryoshka2d.encoder.default_model import default_model_path
 >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
 >>> loss = ElasticLoss(encoder, objective="infonce", strategy="2dmse")
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -35,7 +36,7 @@ from matryoshka2d.losses.strategies.base import (
     Term,
 )
 from matryoshka2d.losses.strategies.cross_exit import with_cross_exit
-from matryoshka2d.options import require_not_negative
+from matryoshka2d.options import require
 
 TeacherLookup = Callable[[Tensor], Tensor]
 """Row numbers int64 [batch], or what the labels hold → the teacher's float32 [batch, columns, width]."""
@@ -115,7 +116,7 @@ class ElasticLoss(nn.Module):
         self.step = 0
         self.teacher = teacher
         self.cross_exit = cross_exit
-        require_not_negative(self, "cross_exit")
+        require(0 <= cross_exit < math.inf, f"ElasticLoss.cross_exit is {cross_exit}: expected 0 or more")
         self.rows_per_group = rows_per_group
         self.mini_batch_tokens = mini_batch_tokens
         self.by_size = SizeLosses()

@@ -7,19 +7,19 @@ cuts, exports and loads anywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from matryoshka2d.encoder import architectures
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError, did_you_mean, needs
-from matryoshka2d.options import make, require, require_positive
+from matryoshka2d.options import Names, Positive, make, options
 
 
-@dataclass(frozen=True)
+@options
 class Lora:
     """Low-rank adapters on linear layers of every transformer layer; everything but them and heads is frozen.
 
@@ -45,14 +45,10 @@ class Lora:
     Hu et al. 2021, arXiv 2106.09685.
     """
 
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        require_positive(self, "rank", "alpha")
-        require(0 <= self.dropout < 1, f"Lora.dropout is {self.dropout}: expected at least 0 and below 1")
+    rank: PositiveInt = 16
+    alpha: Positive = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Names = ()
 
 
 def make_lora(options: dict[str, str]) -> Lora:
@@ -67,7 +63,7 @@ def make_lora(options: dict[str, str]) -> Lora:
     return make("adapter", {"lora": Lora}, "lora", options)
 
 
-def target_layers(base: nn.Module, targets: tuple[str, ...]) -> list[str]:
+def target_layers(base: nn.Module, targets: Names) -> list[str]:
     """Return the full names of the linear layers that get an adapter.
 
     Parameters

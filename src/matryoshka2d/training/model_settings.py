@@ -137,11 +137,8 @@ def rates(options: TrainingOptions) -> tuple[float, float]:
     (1e-05, 1e-05)
     """
     preset = preset_of(options)
-    lowest, highest = options.learning_rate, options.top_learning_rate
-    if lowest is None:
-        lowest = preset.learning_rate
-    if highest is None:
-        highest = lowest * preset.top_share
+    lowest = preset.learning_rate if options.learning_rate is None else options.learning_rate
+    highest = lowest * preset.top_share if options.top_learning_rate is None else options.top_learning_rate
     if (lowest == 0) != (highest == 0):
         raise UserError(
             f"learning_rate {lowest} and top_learning_rate {highest}: the rate cannot fall geometrically "

@@ -6,21 +6,21 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from matryoshka2d.data.shards import matching
 from matryoshka2d.data.shares import FIXED, MIXES, TEMPERATURE
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import check_free
-from matryoshka2d.options import check_range, choice, read_mapping, turn_to_text
-from matryoshka2d.options import check_range as _check_range
-from matryoshka2d.options import choice as _choice
+from matryoshka2d.options import NotNegative, Pairs, Positive, Text, Texts, choice, options, read_mapping
 from matryoshka2d.size import parse_sizes
 
 _BUFFER = 10_000
 
 
-@dataclass(frozen=True)
+@options
 class TrainingOptions:
     """Every choice of a training run; each field's help says the default and when to change it.
 
@@ -36,192 +36,171 @@ class TrainingOptions:
     (64, 'all-sizes')
     """
 
-    model: str = _choice(
+    model: Text = choice(
         "default", "Model to start from: a folder, a hub name, or 'default' (all-MiniLM-L6-v2)."
     )
-    data: list[str] = _choice(
+    data: Texts = choice(
         [],
         "Training data: JSONL, CSV, TSV, Parquet, text lines or a hub data set; repeat to mix several.",
     )
-    output: str = _choice("", "Folder that the trained model is written to.")
-    columns: dict[str, str] = _choice(
+    output: Text = choice("", "Folder that the trained model is written to.")
+    columns: Pairs = choice(
         {}, "Names of the columns, if they are not recognised, as anchor=question,positive=answer."
     )
-    limit: int | None = _choice(None, "Use only the first so many rows of every file.")
-    score_range: str | None = _choice(
+    limit: PositiveInt | None = choice(None, "Use only the first so many rows of every file.")
+    score_range: str | None = choice(
         None,
         "Lowest and highest score, as 0,5. Default: guessed, 0,1 or 0,5. Give it for other scales, or where "
         "the first rows of a stream do not show the scale.",
     )
-    streaming: bool = _choice(
+    streaming: bool = choice(
         False,
         "Read rows when they are needed: for data that does not fit in memory. Then --data may also be a "
         "folder of shards, or a pattern such as 'nli/*.parquet'.",
     )
-    shuffle_buffer: int | None = _choice(
+    shuffle_buffer: PositiveInt | None = choice(
         None,
         "Rows of a stream among which a batch is drawn. Default: 10000. Raise it where neighbouring rows are "
         "alike and memory allows.",
     )
-    rows: dict[str, str] = _choice(
+    rows: Pairs = choice(
         {},
         "How many rows streams have whose files do not say, as nli=550000: for --epochs, and for mixing by "
         "rows. Parquet says.",
     )
-    mix: str | None = _choice(
+    mix: str | None = choice(
         None,
         "How often each of several data sets gives the batch: 'fixed' by --mix-weights, or 'temperature' by "
         "rows ** (1 / --mix-temperature), so that small ones come more often. Default: by their rows.",
     )
-    mix_weights: dict[str, str] = _choice(
+    mix_weights: Pairs = choice(
         {}, "Weights of the data sets for --mix fixed, named after their files, as nli=2,qa=1."
     )
-    mix_temperature: float | None = _choice(
+    mix_temperature: Positive | None = choice(
         None, "Temperature of --mix temperature. Default: 2. 1 is by the rows, higher is more even."
     )
-    objective: str | None = _choice(
+    objective: str | None = choice(
         None, "What is learnt on a size: infonce, cosent, angle, distillation. Default: what fits the data."
     )
-    objective_options: dict[str, str] = _choice({}, "Options of the objective, as scale=20.")
-    strategy: str = _choice(
+    objective_options: Pairs = choice({}, "Options of the objective, as scale=20.")
+    strategy: str = choice(
         "all-sizes", "Which sizes a step trains: all-sizes, 2dmse, mrl, ese, starbucks, matryoshka2d, full."
     )
-    strategy_options: dict[str, str] = _choice(
-        {}, "Options of the strategy, as layers_per_step=2,temperature=1."
-    )
-    heads: bool | None = _choice(
+    strategy_options: Pairs = choice({}, "Options of the strategy, as layers_per_step=2,temperature=1.")
+    heads: bool | None = choice(
         None,
         "Give inner exits a light linear head. Default: yes for all-sizes, no for the published methods.",
     )
-    fit_heads: bool | None = _choice(
+    fit_heads: bool | None = choice(
         None,
         "Start the heads at the linear map from each exit to the full size, fitted on some of the texts, and "
         "not at the identity. Default: yes for all-sizes, no for the published methods.",
     )
-    rotate: bool | None = _choice(
+    rotate: bool | None = choice(
         None,
         "Turn the space at the end, so that the first dims say most; no cosine at full width changes. "
         "Default: yes for all-sizes with labels; no without them, where vectors shall go with those of the "
         "model as it was, and for the published methods.",
     )
-    pooling: str | None = _choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
-    query_prompt: str | None = _choice(
+    pooling: str | None = choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
+    query_prompt: str | None = choice(
         None,
         "Text before every anchor, kept as the model's prompt 'query'. Default: the model's own, if any.",
     )
-    document_prompt: str | None = _choice(
+    document_prompt: str | None = choice(
         None,
         "Text before every positive and negative, kept as the prompt 'document'. Default: the model's own.",
     )
-    teacher: str | None = _choice(
+    teacher: Text | None = choice(
         None,
         "Who teaches, for all-sizes and for distillation: 'tuned' (a plain fine-tune on the same data, made "
         "first and then frozen), 'self' (the full size as it is being trained: half the time), 'original' "
         "(the model as it was, so that existing indexes stay valid), or another model. Default: tuned for "
         "all-sizes with labels, original for distillation.",
     )
-    translations: bool = _choice(
+    translations: bool = choice(
         False,
         "The texts of a row are translations of the first: the teacher reads the first alone, and its vector "
         "is the target of all. For a model that is to learn a language from one that it knows. Plain texts "
         "beside them keep what it knows.",
     )
-    cross_exit: float = _choice(
+    cross_exit: NotNegative = choice(
         0.0,
         "Weight of shallow queries that meet documents at full depth, relative to each size by itself. Set 1 "
         "to search one full-depth index with queries of any depth.",
     )
-    epochs: float = _choice(1.0, "Passes over the data.")
-    max_steps: int | None = _choice(
+    epochs: NotNegative = choice(1.0, "Passes over the data.")
+    max_steps: PositiveInt | None = choice(
         None, "Steps of the run, instead of epochs: for streams whose length is not known."
     )
-    batch_size: int = _choice(
+    batch_size: Annotated[int, Field(ge=2)] = choice(
         64,
         "Rows a step, over all devices. Larger gives more in-batch negatives and needs more memory, but "
         "hardly any with --mini-batch-tokens.",
     )
-    mini_batch_tokens: int | None = _choice(
+    mini_batch_tokens: PositiveInt | None = choice(
         None,
         "Cache gradients: embed a batch in parts of so many tokens, so that memory hardly grows with the "
         "batch size, for one more forward pass. Default: the batch at once. For large batches: 1024 on a "
         "CPU, more on a GPU.",
     )
-    workers: int = _choice(
+    workers: NonNegativeInt = choice(
         0,
         "Processes that tokenise the next batches while the device computes. Default: 0, in turn. Set 2 on "
         "a GPU, which waits for its texts else; a CPU has no cores to spare.",
     )
-    learning_rate: float | None = _choice(
+    learning_rate: NotNegative | None = choice(
         None,
         "Rate of the lowest layer. Default: 3e-4 for all-sizes, 1e-4 for the other 2D strategies, 2e-5 else.",
     )
-    top_learning_rate: float | None = _choice(
+    top_learning_rate: NotNegative | None = choice(
         None,
         "Rate of the highest layer, falling geometrically. Default: a tenth for all-sizes, else equal.",
     )
-    head_learning_rate: float = _choice(3e-3, "Rate of the exit heads.")
-    warmup: float = _choice(0.1, "Share of the steps over which the rates rise.")
-    weight_decay: float = _choice(0.01, "Weight decay of AdamW.")
-    max_length: int = _choice(128, "Tokens a text; longer texts are cut. Raise it for documents.")
-    lora: bool = _choice(
+    head_learning_rate: NotNegative = choice(3e-3, "Rate of the exit heads.")
+    warmup: Annotated[float, Field(ge=0, le=1)] = choice(0.1, "Share of the steps over which the rates rise.")
+    weight_decay: NotNegative = choice(0.01, "Weight decay of AdamW.")
+    max_length: Annotated[int, Field(ge=2)] = choice(
+        128, "Tokens a text; longer texts are cut. Raise it for documents."
+    )
+    lora: bool = choice(
         False,
         "Train low-rank adapters instead of all weights, and merge them at the end: for models whose "
         "gradients and optimiser do not fit into memory.",
     )
-    lora_options: dict[str, str] = _choice(
-        {}, "Options of LoRA, as rank=16,alpha=32,dropout=0,targets=q_proj,v_proj."
-    )
-    gradient_checkpointing: bool = _choice(
+    lora_options: Pairs = choice({}, "Options of LoRA, as rank=16,alpha=32,dropout=0,targets=q_proj,v_proj.")
+    gradient_checkpointing: bool = choice(
         False, "Compute a layer's activations again in the backward pass: less memory, a third more time."
     )
-    dropout: float | None = _choice(
+    dropout: Annotated[float, Field(ge=0, le=0.99)] | None = choice(
         None, "Dropout while training. Default: 0 for all-sizes, else what the model's config says."
     )
-    precision: str = _choice(
+    precision: str = choice(
         "auto", "auto, bf16, fp16 or fp32; auto is bf16 where the processor has units for it."
     )
-    gradient_accumulation: int = _choice(1, "Steps whose gradients are added up before the weights move.")
-    seed: int = _choice(0, "Seed of everything: data order, dropout, sampled sizes.")
-    dev: str | None = _choice(
+    gradient_accumulation: PositiveInt = choice(
+        1, "Steps whose gradients are added up before the weights move."
+    )
+    seed: int = choice(0, "Seed of everything: data order, dropout, sampled sizes.")
+    dev: Text | None = choice(
         None, "STS file or folder whose dev split picks the best checkpoint over the whole grid."
     )
-    dev_sizes: str | None = _choice(
+    dev_sizes: str | None = choice(
         None, "Sizes judged on dev, as 1-6x32,128,384. Default: those that are trained."
     )
-    evaluations: int = _choice(4, "How often a run looks at dev and saves a checkpoint.")
-    checkpoints: bool = _choice(True, "Save checkpoints beside the output, so that a killed run can resume.")
-    resume: bool = _choice(False, "Go on from the last complete checkpoint of the same output.")
-    overwrite: bool = _choice(False, "Replace the output if it exists.")
-    device: str | None = _choice(None, "cpu, cuda, mps. Default: the best there is.")
-    report_to: str = _choice(
+    evaluations: PositiveInt = choice(4, "How often a run looks at dev and saves a checkpoint.")
+    checkpoints: bool = choice(True, "Save checkpoints beside the output, so that a killed run can resume.")
+    resume: bool = choice(False, "Go on from the last complete checkpoint of the same output.")
+    overwrite: bool = choice(False, "Replace the output if it exists.")
+    device: str | None = choice(None, "cpu, cuda, mps. Default: the best there is.")
+    report_to: str = choice(
         "tensorboard",
         "Where losses go, of every size too: tensorboard (kept in the model's folder), wandb, mlflow …, "
         "several with commas, or none.",
     )
-    push_to_hub: str | None = _choice(None, "Hub name (owner/name) to upload the result to.")
+    push_to_hub: str | None = choice(None, "Hub name (owner/name) to upload the result to.")
 
     def __post_init__(self) -> None:
-        turn_to_text(self)
-        _check_range("batch_size", self.batch_size, 2, None)
-        _check_range("epochs", self.epochs, 0.0, None)
-        _check_range("max_length", self.max_length, 2, None)
-        _check_range("weight_decay", self.weight_decay, 0.0, None)
-        _check_range("warmup", self.warmup, 0.0, 1.0)
-        _check_range("cross_exit", self.cross_exit, 0.0, None)
-        _check_range("evaluations", self.evaluations, 1, None)
-        _check_range("workers", self.workers, 0, None)
-        _check_range("gradient_accumulation", self.gradient_accumulation, 1, None)
-        if self.dropout is not None:
-            _check_range("dropout", self.dropout, 0.0, 0.99)
-        for name in ("limit", "mini_batch_tokens", "shuffle_buffer", "max_steps"):
-            if getattr(self, name) is not None:
-                _check_range(name, getattr(self, name), 1, None)
-        for name in ("learning_rate", "top_learning_rate", "head_learning_rate"):
-            if getattr(self, name) is not None:
-                _check_range(name, getattr(self, name), 0.0, None)
-
-        if self.mix_temperature is not None:
-            _check_range("mix_temperature", self.mix_temperature, 1e-3, None)
         self.scores_between()
 
     def check_ready(self) -> None:
@@ -352,36 +331,29 @@ def _numbers(option: str, values: Mapping[str, str]) -> dict[str, float]:
     return numbers
 
 
-@dataclass(frozen=True)
+@options
 class TextOptions:
     """What `fit` and `rotate` ask for alike; each field's help says the default and when to change it."""
 
-    model: str = choice(
+    model: Text = choice(
         "default", "Model to start from: a folder, a hub name, or 'default' (all-MiniLM-L6-v2)."
     )
-    data: list[str] = choice(
+    data: Texts = choice(
         [],
         "Texts like those to be embedded: text lines, JSONL, CSV, TSV, Parquet or a hub data set; every text "
         "column is read. Repeat for several.",
     )
-    output: str = choice("", "Folder that the elastic model is written to.")
-    columns: dict[str, str] = choice({}, "Names of the columns, if they are not recognised, as text=body.")
-    limit: int | None = choice(None, "Use only the first so many rows of every file.")
-    texts: int = choice(
+    output: Text = choice("", "Folder that the elastic model is written to.")
+    columns: Pairs = choice({}, "Names of the columns, if they are not recognised, as text=body.")
+    limit: PositiveInt | None = choice(None, "Use only the first so many rows of every file.")
+    texts: Annotated[int, Field(ge=2)] = choice(
         16384, "Texts that are drawn from the data. More than forty for each dim of the model gain little."
     )
     pooling: str | None = choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
-    max_length: int = choice(128, "Tokens a text; longer texts are cut.")
+    max_length: Annotated[int, Field(ge=2)] = choice(128, "Tokens a text; longer texts are cut.")
     seed: int = choice(0, "Seed of the texts that are drawn.")
     overwrite: bool = choice(False, "Replace the output if it exists.")
     device: str | None = choice(None, "cpu, cuda, mps. Default: the best there is.")
-
-    def __post_init__(self) -> None:
-        turn_to_text(self)
-        check_range("texts", self.texts, 2, None)
-        check_range("max_length", self.max_length, 2, None)
-        if self.limit is not None:
-            check_range("limit", self.limit, 1, None)
 
     def check_ready(self) -> None:
         """Raise a `UserError` unless data and output are named, and the output may be written."""
@@ -392,7 +364,7 @@ class TextOptions:
         check_free(Path(self.output), overwrite=self.overwrite, inputs=(self.model, *self.data))
 
 
-@dataclass(frozen=True)
+@options
 class FitOptions(TextOptions):
     """Every choice of a fit; each field's help says the default and when to change it.
 
@@ -408,7 +380,7 @@ class FitOptions(TextOptions):
     """
 
 
-@dataclass(frozen=True)
+@options
 class RotateOptions(TextOptions):
     """Every choice of a rotation; each field's help says the default and when to change it.
 
@@ -430,7 +402,6 @@ class RotateOptions(TextOptions):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.sizes is not None:
             parse_sizes(self.sizes)
 
@@ -464,7 +435,7 @@ class Preset:
     fit_heads: bool = False
     dropout: float | None = None
     rotate: bool = False
-    teacher: str | None = None
+    teacher: Text | None = None
 
 
 PRESETS: dict[str, Preset] = {

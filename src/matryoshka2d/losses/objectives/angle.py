@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -18,10 +17,10 @@ from matryoshka2d.losses.objectives.similarity import (
     pairwise_angle,
     pairwise_cosine,
 )
-from matryoshka2d.options import require, require_not_negative, require_positive
+from matryoshka2d.options import NotNegative, Positive, options, require
 
 
-@dataclass(frozen=True)
+@options
 class AnglE:
     """AnglE: angle difference in complex space plus in-batch negatives; for scored pairs and triplets.
 
@@ -72,17 +71,15 @@ class AnglE:
         {DataFormat.SCORED_PAIRS, DataFormat.POSITIVE_PAIRS, DataFormat.TRIPLETS}
     )
     needs_teacher: ClassVar[bool] = False
-    cosine_weight: float = 0.0
-    ibn_weight: float = 30.0
-    angle_weight: float = 1.0
-    cosine_tau: float = 20.0
-    ibn_tau: float = 20.0
-    angle_tau: float = 20.0
+    cosine_weight: NotNegative = 0.0
+    ibn_weight: NotNegative = 30.0
+    angle_weight: NotNegative = 1.0
+    cosine_tau: Positive = 20.0
+    ibn_tau: Positive = 20.0
+    angle_tau: Positive = 20.0
     positive_label: float = 1.0
 
     def __post_init__(self) -> None:
-        require_not_negative(self, "cosine_weight", "ibn_weight", "angle_weight")
-        require_positive(self, "cosine_tau", "ibn_tau", "angle_tau")
         total = self.cosine_weight + self.ibn_weight + self.angle_weight
         require(total > 0, "all weights of AnglE are 0: set at least one of them above 0")
 

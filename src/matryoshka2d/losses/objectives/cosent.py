@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -10,10 +9,10 @@ from torch import Tensor
 
 from matryoshka2d.losses.objectives.base import Columns, DataFormat, check_format
 from matryoshka2d.losses.objectives.similarity import pairwise_cosine
-from matryoshka2d.options import require_positive
+from matryoshka2d.options import Positive, options
 
 
-@dataclass(frozen=True)
+@options
 class CoSENT:
     """CoSENT: pairs with a higher score must have a higher cosine; for pairs with scores.
 
@@ -45,10 +44,7 @@ class CoSENT:
 
     formats: ClassVar[frozenset[DataFormat]] = frozenset({DataFormat.SCORED_PAIRS})
     needs_teacher: ClassVar[bool] = False
-    scale: float = 20.0
-
-    def __post_init__(self) -> None:
-        require_positive(self, "scale")
+    scale: Positive = 20.0
 
     def check(self, columns: Columns, labels: Tensor | None) -> None:
         """Raise `UserError` unless there are 2 columns and one label a pair."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,7 +11,7 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.losses.gradient_cache import replayed
 from matryoshka2d.losses.objectives.base import Columns, DataFormat, check_columns
 from matryoshka2d.losses.objectives.similarity import logits_kl, pairwise_cosine, unit, without_own
-from matryoshka2d.options import require, require_not_negative, require_positive
+from matryoshka2d.options import NotNegative, Positive, options, require
 
 TEXTS_AT_ONCE = 512
 """More texts than usual batches have, few enough that their similarities to thousands of others are small.
@@ -21,7 +20,7 @@ Up to so many texts no part of a loss runs again in the backward pass, so that `
 """
 
 
-@dataclass(frozen=True)
+@options
 class Distillation:
     """Distillation: give texts the similarities that a teacher gives them; for text without labels.
 
@@ -67,14 +66,12 @@ class Distillation:
     formats: ClassVar[frozenset[DataFormat]] = frozenset({DataFormat.TEXT})
     needs_teacher: ClassVar[bool] = True
     stacks: ClassVar[bool] = True
-    similarity_weight: float = 1.0
-    vector_weight: float = 1.0
+    similarity_weight: NotNegative = 1.0
+    vector_weight: NotNegative = 1.0
     match_vectors: bool = False
-    temperature: float = 0.05
+    temperature: Positive = 0.05
 
     def __post_init__(self) -> None:
-        require_not_negative(self, "similarity_weight", "vector_weight")
-        require_positive(self, "temperature")
         vectors = self.vector_weight if self.match_vectors else 0
         require(
             self.similarity_weight + vectors > 0,
@@ -110,7 +107,7 @@ class Distillation:
         return loss
 
 
-def batch_similarity_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def batch_similarity_kl(student: Tensor, teacher: Tensor, temperature: Positive) -> Tensor:
     """Return the KL of every text's similarities to all other texts, from teacher to student, averaged.
 
     A large batch is compared in blocks of texts, which are computed again in the backward pass: memory then
@@ -129,7 +126,7 @@ def batch_similarity_kl(student: Tensor, teacher: Tensor, temperature: float) ->
     return torch.stack([divergence(ours, theirs, start, temperature) for start in starts]).sum() / len(ours)
 
 
-def _divergence_of_texts(ours: Tensor, theirs: Tensor, start: int, temperature: float) -> Tensor:
+def _divergence_of_texts(ours: Tensor, theirs: Tensor, start: int, temperature: Positive) -> Tensor:
     """Return the sum over one block of texts of the KL of their similarities to all others."""
     block = slice(start, start + TEXTS_AT_ONCE)
     student, teacher = (without_own(side[block] @ side.T, start) / temperature for side in (ours, theirs))

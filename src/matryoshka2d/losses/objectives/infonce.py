@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from matryoshka2d.losses.objectives.base import Columns, DataFormat, check_format
 from matryoshka2d.losses.objectives.similarity import cosine_matrix
-from matryoshka2d.options import require_positive
+from matryoshka2d.options import Positive, options
 
 
-@dataclass(frozen=True)
+@options
 class InfoNCE:
     """InfoNCE: each anchor's positive against all other positives and hard negatives of the batch.
 
@@ -48,10 +47,7 @@ class InfoNCE:
     formats: ClassVar[frozenset[DataFormat]] = frozenset({DataFormat.POSITIVE_PAIRS, DataFormat.TRIPLETS})
     needs_teacher: ClassVar[bool] = False
     stacks: ClassVar[bool] = True
-    scale: float = 20.0
-
-    def __post_init__(self) -> None:
-        require_positive(self, "scale")
+    scale: Positive = 20.0
 
     def check(self, columns: Columns, labels: Tensor | None) -> None:
         """Raise `UserError` unless there are an anchor and a positive column and no labels."""

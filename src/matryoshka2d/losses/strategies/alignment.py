@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -13,10 +12,10 @@ from torch import Tensor
 from matryoshka2d.losses.objectives.distillation import batch_similarity_kl
 from matryoshka2d.losses.objectives.similarity import cosine_matrix, logits_kl
 from matryoshka2d.losses.strategies.base import Columns
-from matryoshka2d.options import require_not_negative, require_positive
+from matryoshka2d.options import NotNegative, Positive, options
 
 
-@dataclass(frozen=True)
+@options
 class CoordinateKL:
     """KL(softmax teacher ‖ softmax student) over the coordinates of each vector, averaged over texts.
 
@@ -47,12 +46,9 @@ class CoordinateKL:
     """
 
     stacks: ClassVar[bool] = True
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     in_softmax: bool = True
     times_temperature: bool = False
-
-    def __post_init__(self) -> None:
-        require_positive(self, "temperature")
 
     def __call__(self, student: Columns, teacher: Columns) -> Tensor:
         """Return the divergence of float tensors [batch, dims], one a column."""
@@ -61,7 +57,7 @@ class CoordinateKL:
         return factor * logits_kl(_texts(student) / divisor, _texts(teacher) / divisor)
 
 
-@dataclass(frozen=True)
+@options
 class SimilarityKL:
     """KL(teacher ‖ student) between in-batch similarities, averaged over rows.
 
@@ -92,11 +88,8 @@ class SimilarityKL:
     """
 
     stacks: ClassVar[bool] = True
-    temperature: float = 0.05
+    temperature: Positive = 0.05
     all_pairs: bool = False
-
-    def __post_init__(self) -> None:
-        require_positive(self, "temperature")
 
     def __call__(self, student: Columns, teacher: Columns) -> Tensor:
         """Return the divergence of float tensors [batch, dims], one a column."""
@@ -106,7 +99,7 @@ class SimilarityKL:
         return logits_kl(ours / self.temperature, theirs / self.temperature)
 
 
-@dataclass(frozen=True)
+@options
 class PcaTarget:
     """MSE plus temperature * KL between cut vectors and the full vectors compressed to as many dims.
 
@@ -136,12 +129,9 @@ class PcaTarget:
     True
     """
 
-    temperature: float = 1.0
-    mse_weight: float = 1.0
+    temperature: NotNegative = 1.0
+    mse_weight: NotNegative = 1.0
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        require_not_negative(self, "temperature", "mse_weight")
 
     def __call__(self, student: Columns, teacher: Columns) -> Tensor:
         """Return the loss of a student [batch, d] against a teacher [batch, D], one each a column."""

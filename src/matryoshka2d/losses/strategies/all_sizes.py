@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from typing import Literal
 
 from matryoshka2d.losses.strategies.alignment import SimilarityKL
 from matryoshka2d.losses.strategies.base import Pull, Shape, StepPlan, Term
-from matryoshka2d.options import require_choices, require_not_negative, require_positive
+from matryoshka2d.options import NotNegative, Positive, Sizes, options
 from matryoshka2d.size import Size, default_sizes
 
 
-@dataclass(frozen=True)
+@options
 class AllSizes:
     """Every size every step: the full one learns from the data, the others also from a teacher.
 
@@ -64,19 +63,13 @@ class AllSizes:
     [((1, 8), (2, 16), 1.5), ((2, 8), (2, 16), 1.5)]
     """
 
-    sizes: tuple[Size, ...] = ()
-    inner_weight: float = 1.0
-    objective_weight: float = 0.1
-    alignment_weight: float = 3.0
-    full_alignment_weight: float = 3.0
-    temperature: float = 0.05
+    sizes: Sizes = ()
+    inner_weight: NotNegative = 1.0
+    objective_weight: NotNegative = 0.1
+    alignment_weight: NotNegative = 3.0
+    full_alignment_weight: NotNegative = 3.0
+    temperature: Positive = 0.05
     similarities: Literal["all", "anchors"] = "all"
-
-    def __post_init__(self) -> None:
-        weights = ("inner_weight", "objective_weight", "alignment_weight", "full_alignment_weight")
-        require_not_negative(self, *weights)
-        require_positive(self, "temperature")
-        require_choices(self)
 
     def plan(self, shape: Shape, rng: random.Random) -> StepPlan:  # noqa: ARG002
         """Return the objective and the pull of every size; chance plays no part."""

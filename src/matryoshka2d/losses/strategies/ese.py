@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from matryoshka2d.losses.strategies.alignment import PcaTarget
 from matryoshka2d.losses.strategies.base import Pull, Shape, StepPlan, Term
 from matryoshka2d.losses.strategies.sampling import DepthWeights, chosen_dims, depth_weight
-from matryoshka2d.options import require_choices, require_not_negative
+from matryoshka2d.options import NotNegative, options
 
 _PUBLISHED_DIMS = 128
 
 
-@dataclass(frozen=True)
+@options
 class ESE:
     """ESE: every layer at one width k, weighted less the deeper it is, and compressed towards a PCA.
 
@@ -52,12 +51,8 @@ class ESE:
 
     dims: int | None = None
     depth_weights: DepthWeights = "log"
-    alignment_weight: float = 1.0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        require_not_negative(self, "alignment_weight", "temperature")
+    alignment_weight: NotNegative = 1.0
+    temperature: NotNegative = 1.0
 
     def plan(self, shape: Shape, rng: random.Random) -> StepPlan:  # noqa: ARG002
         """Return the objective at full size and at width k of every layer, and the pulls to the PCA."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+
+from pydantic import PositiveInt
 
 from matryoshka2d.losses.strategies.base import Shape, StepPlan, Term
-from matryoshka2d.options import require_positive
+from matryoshka2d.options import options
 from matryoshka2d.size import Size
 
 
-@dataclass(frozen=True)
+@options
 class Full:
     """Only the full size, as if there were no other: the baseline that an elastic model is held against.
 
@@ -31,11 +32,7 @@ class Full:
     (Term(layers=6, dims=384, weight=1.0, documents=None),)
     """
 
-    dims: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.dims is not None:
-            require_positive(self, "dims")
+    dims: PositiveInt | None = None
 
     def plan(self, shape: Shape, rng: random.Random) -> StepPlan:  # noqa: ARG002
         """Return the objective at that one size."""

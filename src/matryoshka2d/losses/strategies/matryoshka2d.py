@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from matryoshka2d.losses.strategies.alignment import CoordinateKL
 from matryoshka2d.losses.strategies.base import Pull, Shape, StepPlan, Term
-from matryoshka2d.losses.strategies.sampling import DepthWeights, check_count, chosen_dims, depth_weight
-from matryoshka2d.options import require, require_choices, require_not_negative
+from matryoshka2d.losses.strategies.sampling import Count, DepthWeights, chosen_dims, depth_weight
+from matryoshka2d.options import NotNegative, Numbers, WholeNumbers, options, require
 
 
-@dataclass(frozen=True)
+@options
 class Matryoshka2d:
     """What Matryoshka2dLoss of sentence-transformers 6.2 trains, for runs that are to be compared with it.
 
@@ -60,22 +59,17 @@ class Matryoshka2d:
     [(6, 16), (2, 16)]
     """
 
-    dims: tuple[int, ...] = ()
-    dim_weights: tuple[float, ...] = ()
-    layers_per_step: int = 1
-    dims_per_step: int = 1
-    last_layer_weight: float = 1.0
-    prior_layers_weight: float = 1.0
-    alignment_weight: float = 1.0
-    temperature: float = 0.3
+    dims: WholeNumbers = ()
+    dim_weights: Numbers = ()
+    layers_per_step: Count = 1
+    dims_per_step: Count = 1
+    last_layer_weight: NotNegative = 1.0
+    prior_layers_weight: NotNegative = 1.0
+    alignment_weight: NotNegative = 1.0
+    temperature: NotNegative = 0.3
     depth_weights: DepthWeights = "uniform"
 
     def __post_init__(self) -> None:
-        require_choices(self)
-        check_count(self, "layers_per_step", "dims_per_step")
-        require_not_negative(
-            self, "last_layer_weight", "prior_layers_weight", "alignment_weight", "temperature"
-        )
         require(
             len(self.dim_weights) in (0, len(self.dims)),
             f"{len(self.dim_weights)} dim_weights for {len(self.dims)} dims: expected one for each, or none",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
 from matryoshka2d.losses.strategies.base import Shape, StepPlan, Term
 from matryoshka2d.losses.strategies.sampling import narrower_dims
+from matryoshka2d.options import WholeNumbers, options
 
 
-@dataclass(frozen=True)
+@options
 class MRL:
     """Every width of the last layer, each with weight 1: plain Matryoshka, for models that keep all layers.
 
@@ -35,7 +35,7 @@ class MRL:
     [(6, 384), (6, 64), (6, 128)]
     """
 
-    dims: tuple[int, ...] = ()
+    dims: WholeNumbers = ()
 
     def plan(self, shape: Shape, rng: random.Random) -> StepPlan:  # noqa: ARG002
         """Return the objective at every width of the last layer."""

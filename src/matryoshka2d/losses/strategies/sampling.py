@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.losses.strategies.base import StepRandom
@@ -104,9 +106,10 @@ def narrower_dims(dims: Sequence[int], width: int) -> tuple[int, ...]:
     return tuple(one for one in chosen_dims(dims, width) if one < width)
 
 
-def check_count(owner: object, *names: str) -> None:
-    """Raise `UserError` unless each of the named fields is -1, for all, or at least 1."""
-    for name in names:
-        value = getattr(owner, name)
-        label = f"{type(owner).__name__}.{name}"
-        require(value == -1 or value >= 1, f"{label} is {value}: expected 1 or more, or -1 for all")
+def _check_count(value: int) -> int:
+    require(value == -1 or value >= 1, "expected 1 or more, or -1 for all")
+    return value
+
+
+Count = Annotated[int, AfterValidator(_check_count)]
+"""How many layers or dims a step draws; -1 for all."""

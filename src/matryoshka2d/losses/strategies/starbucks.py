@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from matryoshka2d.losses.strategies.alignment import CoordinateKL, SimilarityKL
 from matryoshka2d.losses.strategies.base import Pull, Shape, StepPlan, Term
-from matryoshka2d.options import require_choices, require_not_negative, require_positive
+from matryoshka2d.options import NotNegative, Positive, Sizes, options
 from matryoshka2d.size import Size
 
 _PAIRS = 6
 _SMALLEST_DIMS = 8
 
 
-@dataclass(frozen=True)
+@options
 class Starbucks:
     """Starbucks: a short fixed list of sizes, each trained every step and aligned to the full one.
 
@@ -60,18 +59,12 @@ class Starbucks:
     ['12x768', '2x32', '4x64', '6x128', '8x256', '10x512']
     """
 
-    sizes: tuple[Size, ...] = ()
+    sizes: Sizes = ()
     alignment: Literal["sts", "retrieval", "none"] = "sts"
-    alignment_weight: float = 1.0
-    temperature: float | None = None
+    alignment_weight: NotNegative = 1.0
+    temperature: Positive | None = None
     temperature_in_softmax: bool = False
     detach: bool | None = None
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        require_not_negative(self, "alignment_weight")
-        if self.temperature is not None:
-            require_positive(self, "temperature")
 
     def plan(self, shape: Shape, rng: random.Random) -> StepPlan:  # noqa: ARG002
         """Return the objective at every listed size, and the pulls of the smaller ones."""

@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from matryoshka2d.losses.strategies.alignment import CoordinateKL, SimilarityKL
 from matryoshka2d.losses.strategies.base import Alignment, Pull, Shape, StepPlan, Term
 from matryoshka2d.losses.strategies.sampling import (
+    Count,
     DepthWeights,
     LayerDistribution,
-    check_count,
     depth_weight,
     narrower_dims,
     sample_dims,
     sample_layers,
 )
-from matryoshka2d.options import require_choices, require_not_negative, require_positive
+from matryoshka2d.options import NotNegative, Positive, WholeNumbers, options
 
 
-@dataclass(frozen=True)
+@options
 class TwoDMSE:
     """2DMSE: the full size, one drawn layer, and both cut to one drawn width; the layer aligned to the last.
 
@@ -77,22 +76,15 @@ class TwoDMSE:
     """
 
     variant: Literal["paper", "first-code"] = "paper"
-    layers_per_step: int = 1
-    dims_per_step: int = 1
-    dims: tuple[int, ...] = ()
+    layers_per_step: Count = 1
+    dims_per_step: Count = 1
+    dims: WholeNumbers = ()
     layer_distribution: LayerDistribution = "uniform"
     depth_weights: DepthWeights | None = None
     alignment: Literal["coordinates", "similarities", "none"] = "coordinates"
-    alignment_weight: float = 1.0
-    temperature: float | None = None
+    alignment_weight: NotNegative = 1.0
+    temperature: Positive | None = None
     detach: bool | None = None
-
-    def __post_init__(self) -> None:
-        require_choices(self)
-        check_count(self, "layers_per_step", "dims_per_step")
-        require_not_negative(self, "alignment_weight")
-        if self.temperature is not None:
-            require_positive(self, "temperature")
 
     def plan(self, shape: Shape, rng: random.Random) -> StepPlan:
         """Draw layers and widths, and return the objective at their four corners and the alignment."""
