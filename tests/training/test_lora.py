@@ -210,8 +210,8 @@ class TestMistakes:
         [
             ({"r": "8"}, "no option 'r': expected one of rank, alpha, dropout, targets"),
             ({"rank": "many"}, "expected a whole number"),
-            ({"rank": "0"}, "rank is 0"),
-            ({"dropout": "1"}, "dropout is 1.0"),
+            ({"rank": "0"}, "is .0.: expected a whole number above 0"),
+            ({"dropout": "1"}, "below 1"),
         ],
     )
     def test_options(self, options: dict[str, str], said: str) -> None:
