@@ -147,9 +147,9 @@ def _write(output: Path, made: Plan, overwrite: bool) -> None:
 
     from matryoshka2d.evaluation.report import save_figure
     from matryoshka2d.files import staged_folder
-    from matryoshka2d.planning.view import plan_page
+    from matryoshka2d.planning.view import plan_figure, plan_page
 
     with staged_folder(output, overwrite=overwrite) as folder:
         (folder / "plan.json").write_text(json.dumps(made.to_dict(), indent=1) + "\n", encoding="utf-8")
         (folder / "plan.html").write_text(plan_page(made), encoding="utf-8")
-        save_figure(made.figure(), folder / "front.png")
+        save_figure(plan_figure(made), folder / "front.png")

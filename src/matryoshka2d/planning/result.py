@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matryoshka2d.evaluation.cost import Costs
 from matryoshka2d.evaluation.quality import Quality
@@ -24,9 +24,6 @@ from matryoshka2d.planning.choose import (
 )
 from matryoshka2d.planning.units import show_bytes, show_percent, show_seconds
 from matryoshka2d.size import Size
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _FEWEST_UNITS = 30
 # A share of the score that nobody would miss.
@@ -272,21 +269,8 @@ class Plan:
             "quality": _provenance(self.quality),
         }
 
-    def figure(self) -> Figure:
-        """Draw the Pareto front: quality against latency and against bytes a vector."""
-        from matryoshka2d.planning.view import plan_figure
-
-        return plan_figure(self)
-
     def __str__(self) -> str:
-        from matryoshka2d.planning.view import plan_text
-
-        return plan_text(self)
-
-    def _repr_html_(self) -> str:
-        from matryoshka2d.planning.view import plan_html
-
-        return plan_html(self)
+        return "\n".join([self.headline, *(f"- {line}" for line in self.reasons)])
 
 
 def _round_up(count: float) -> int:

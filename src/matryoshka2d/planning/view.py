@@ -1,8 +1,7 @@
-"""Showing a plan: a table, a picture of the Pareto front, text for a terminal, HTML for a notebook."""
+"""Showing a plan: a table, a picture of the Pareto front, text for a terminal, an HTML page."""
 
 from __future__ import annotations
 
-import io
 import math
 from typing import TYPE_CHECKING
 
@@ -136,15 +135,6 @@ def print_plan(plan: Plan, console: Console) -> None:
             console.print(Padding(Text(f"- {line}"), (0, 0, 0, 2)))
 
 
-def plan_text(plan: Plan, width: int = 110) -> str:
-    """Return what `print_plan` prints, without colours."""
-    from rich.console import Console
-
-    buffer = io.StringIO()
-    print_plan(plan, Console(file=buffer, width=width, color_system=None))
-    return buffer.getvalue().rstrip() + "\n"
-
-
 # --- the picture --------------------------------------------------------------------------------------
 
 
@@ -266,20 +256,11 @@ def _shade(axis: Axes, floor: float | None, most: float | None) -> None:
 # --- HTML ---------------------------------------------------------------------------------------------
 
 
-def plan_html(plan: Plan) -> str:
-    """Return a fragment of HTML for a notebook, the picture inside."""
-    return _render(plan, page=False)
-
-
 def plan_page(plan: Plan) -> str:
     """Return one self-contained HTML page."""
-    return _render(plan, page=True)
-
-
-def _render(plan: Plan, *, page: bool) -> str:
     import jinja2
 
-    shown, left_out = table_rows(plan, None if page else _MOST_ROWS)
+    shown, left_out = table_rows(plan, None)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("matryoshka2d.planning"),
         autoescape=True,
@@ -289,7 +270,6 @@ def _render(plan: Plan, *, page: bool) -> str:
     )
     picture = embedded(png_bytes(plan_figure(plan), 110))
     return environment.get_template("plan.html.jinja").render(
-        page=page,
         plan=plan,
         headings=headings(plan),
         rows=[(cells(plan, row), _state(plan, row)) for row in shown],
