@@ -17,18 +17,25 @@ from matryoshka2d.evaluation.cosine import (
     Indices,
     Vectors,
     aligned_cosines,
-    block_cosines,
-    pair_cosines,
+    look_alike,
     top_k,
 )
 from matryoshka2d.evaluation.cuts import check_cut, turn
-from matryoshka2d.evaluation.exits import as_exits, dims_by_layer, sizes_of
+from matryoshka2d.evaluation.exits import as_exits, dims_by_layer, finite, sizes_of
 from matryoshka2d.evaluation.grid import Grid
+from matryoshka2d.evaluation.index_precision import Keeper
+from matryoshka2d.evaluation.similarity import COSINE, Similarity, similarity_details, similarity_of
 from matryoshka2d.size import Size
 
 
 def similarity_agreement(
-    vectors: Vectors, reference: Vectors, dims: Sequence[int], *, pairs: int = 20_000, seed: int = 0
+    vectors: Vectors,
+    reference: Vectors,
+    dims: Sequence[int],
+    *,
+    pairs: int = 20_000,
+    seed: int = 0,
+    similarity: Similarity = COSINE,
 ) -> Floats:
     """Return Spearman's correlation between the similarities at each width and those of the reference.
 
@@ -45,11 +52,13 @@ def similarity_agreement(
         has a standard error of about 0.005 or less; raise it to tell closer sizes apart.
     seed
         Draws the pairs.
+    similarity
+        How vectors are compared.
 
     Returns
     -------
     numpy.ndarray
-        Float64 [len(dims)], between -1 and 1.
+        Float64 [len(dims)], between -1 and 1; nan where all texts look alike.
 
     Raises
     ------
@@ -64,8 +73,8 @@ def similarity_agreement(
     """
     _check_rows(vectors, reference, at_least=3)
     chosen = _draw_pairs(len(vectors), pairs, seed)
-    gold = pair_cosines(reference, chosen, [reference.shape[1]])[:, 0]
-    return spearman(pair_cosines(vectors, chosen, dims), gold)
+    gold = similarity.of_pairs(reference, chosen, [reference.shape[1]])[:, 0]
+    return spearman(similarity.of_pairs(vectors, chosen, dims), gold)
 
 
 def _draw_pairs(texts: int, pairs: int, seed: int) -> Indices:
@@ -83,7 +92,14 @@ def _draw_pairs(texts: int, pairs: int, seed: int) -> Indices:
     return np.stack([left, numbers - left * (left - 1) // 2], axis=1)
 
 
-def neighbour_recall(vectors: Vectors, reference: Vectors, dims: Sequence[int], *, k: int = 10) -> Floats:
+def neighbour_recall(
+    vectors: Vectors,
+    reference: Vectors,
+    dims: Sequence[int],
+    *,
+    k: int = 10,
+    similarity: Similarity = COSINE,
+) -> Floats:
     """Return the share of each text's k nearest neighbours under the reference that are still among its k.
 
     Parameters
@@ -96,6 +112,8 @@ def neighbour_recall(vectors: Vectors, reference: Vectors, dims: Sequence[int], 
         Ascending widths.
     k
         How many neighbours; the text itself is not one.
+    similarity
+        How vectors are compared.
 
     Returns
     -------
@@ -113,26 +131,45 @@ def neighbour_recall(vectors: Vectors, reference: Vectors, dims: Sequence[int], 
     >>> neighbour_recall(vectors, vectors, [2], k=1).tolist()
     [1.0]
     """
-    means: Floats = neighbour_recalls(vectors, reference, dims, k=k).mean(axis=0)
+    means: Floats = neighbour_recalls(vectors, reference, dims, k=k, similarity=similarity).mean(axis=0)
     return means
 
 
-def neighbour_recalls(vectors: Vectors, reference: Vectors, dims: Sequence[int], *, k: int = 10) -> Floats:
+def neighbour_recalls(
+    vectors: Vectors,
+    reference: Vectors,
+    dims: Sequence[int],
+    *,
+    k: int = 10,
+    similarity: Similarity = COSINE,
+    precision: str = "float32",
+) -> Floats:
     """Return the recall of every text by itself, for statistics over texts: float64 [texts, len(dims)].
 
-    Parameters and errors are those of `neighbour_recall`.
+    Parameters and errors are those of `neighbour_recall`; `precision` is how an index keeps the neighbours
+    that are searched, whose reference is float32.
     """
     _check_rows(vectors, reference, at_least=k + 1)
-    (expected,) = _neighbours(reference, [reference.shape[1]], k)
-    return np.stack([_overlap(found, expected) for found in _neighbours(vectors, dims, k)], axis=1)
+    (expected,) = _neighbours(reference, reference, [reference.shape[1]], k, similarity)
+    if precision == "float32":
+        found = _neighbours(vectors, vectors, dims, k, similarity)
+    else:
+        keepers = [Keeper.fit(vectors, d, precision, unit=similarity.unit) for d in dims]
+        found = [
+            _neighbours(keeper.asked(vectors), keeper.kept(vectors), [keeper.dims], k, similarity)[0]
+            for keeper in keepers
+        ]
+    return np.stack([_overlap(near, expected) for near in found], axis=1)
 
 
-def _neighbours(vectors: Vectors, dims: Sequence[int], k: int) -> list[Indices]:
+def _neighbours(
+    asked: Vectors, held: Vectors, dims: Sequence[int], k: int, similarity: Similarity
+) -> list[Indices]:
     """Return, for every width, the k nearest other rows of each row: int64 [rows, k]."""
     found: list[list[Indices]] = [[] for _ in dims]
-    for rows, position, cosines in block_cosines(vectors, vectors, dims):
-        cosines[np.arange(len(cosines)), np.arange(rows.start, rows.stop)] = -np.inf
-        found[position].append(top_k(cosines, k))
+    for rows, position, similar in similarity.of_blocks(asked, held, dims):
+        similar[np.arange(len(similar)), np.arange(rows.start, rows.stop)] = -np.inf
+        found[position].append(top_k(similar, k))
     return [np.concatenate(blocks) for blocks in found]
 
 
@@ -185,6 +222,18 @@ def _check_rows(vectors: Sized, reference: Sized, *, at_least: int) -> None:
         raise UserError(f"{len(vectors)} texts are too few: expected at least {at_least}")
 
 
+def check_varies(reference: Vectors) -> None:
+    """Raise a `UserError` if all texts look alike to the reference: nothing can agree with that."""
+    if look_alike(reference):
+        raise UserError(
+            f"all {len(reference)} texts look alike to the full size: its vectors are the same up to "
+            f"rounding, so "
+            f"similarity does not vary and no size can agree with it. The model has collapsed, or the texts "
+            f"are "
+            f"nothing to it"
+        )
+
+
 def agreement_grids(
     model: Any,
     reference: Vectors,
@@ -230,23 +279,27 @@ def agreement_grids(
     Raises
     ------
     UserError
-        If the model lacks a size, or there are too few texts.
+        If the model lacks a size, there are too few texts, or they all look alike to the reference.
     """
     check_cut(cut)
     _check_rows(texts, reference, at_least=max(3, k + 1))
+    check_varies(reference)
     encoder = as_exits(model)
     wanted = sizes_of(encoder, sizes)
     table = dims_by_layer(wanted)
-    exits = encoder.exits(list(texts), layers=list(table), **encoding)
+    exits = finite(encoder.exits(list(texts), layers=list(table), **encoding), texts)
+    similarity = similarity_of(encoder)
     recall = f"recall@{k}"
     scores: dict[str, list[float]] = {"similarity": [], recall: [], "cosine": []}
     for n, dims in table.items():
         turned = turn(exits[n], cut, seed=seed)
-        scores["similarity"] += similarity_agreement(turned, reference, dims, pairs=pairs, seed=seed).tolist()
-        scores[recall] += neighbour_recall(turned, reference, dims, k=k).tolist()
+        scores["similarity"] += similarity_agreement(
+            turned, reference, dims, pairs=pairs, seed=seed, similarity=similarity
+        ).tolist()
+        scores[recall] += neighbour_recall(turned, reference, dims, k=k, similarity=similarity).tolist()
         if cut == "prefix" and turned.shape[1] == reference.shape[1]:
             scores["cosine"] += reference_cosine(turned, reference, dims).tolist()
-    details = {"texts": len(texts)}
+    details = {"texts": len(texts), **similarity_details(encoder)}
     return {
         measure: Grid(wanted, {"texts": tuple(100 * v for v in values)}, measure, cut, name, details)
         for measure, values in scores.items()

@@ -13,7 +13,7 @@ Correlation = Callable[[Floats, Floats], Floats]
 
 
 def pearson(values: Floats, gold: Floats) -> Floats:
-    """Return Pearson's correlation of each column with the gold; nan for a column that never varies.
+    """Return Pearson's correlation of each column with the gold; nan if either never varies.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def pearson(values: Floats, gold: Floats) -> Floats:
     """
     left, right = values - values.mean(axis=0), gold - gold.mean()
     lengths = np.sqrt((left**2).sum(axis=0) * (right**2).sum())
-    varies = np.ptp(values, axis=0) > 0
+    varies = (np.ptp(values, axis=0) > 0) & (np.ptp(gold) > 0)
     undefined = np.full(values.shape[1], np.nan)
     correlations: Floats = np.divide(right @ left, lengths, out=undefined, where=varies)
     return np.clip(correlations, -1.0, 1.0)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from matryoshka2d.errors import UserError, did_you_mean
-from matryoshka2d.evaluation.agreement import neighbour_recalls
-from matryoshka2d.evaluation.cosine import pair_cosines
-from matryoshka2d.evaluation.exits import as_exits, dims_by_layer
-from matryoshka2d.evaluation.index_precision import kept_as
+from matryoshka2d.evaluation.agreement import check_varies, neighbour_recalls
+from matryoshka2d.evaluation.cosine import Floats
+from matryoshka2d.evaluation.exits import as_exits, dims_by_layer, finite
+from matryoshka2d.evaluation.index_precision import kept_widths
 from matryoshka2d.evaluation.measured_quality import RESAMPLES, with_full
 from matryoshka2d.evaluation.quality import Quality, quality_of
 from matryoshka2d.evaluation.resampling import bootstrap_means, bootstrap_spearman
+from matryoshka2d.evaluation.similarity import similarity_details, similarity_of
 from matryoshka2d.size import Size
 
 MEASURES = ("similarity", "recall")
@@ -64,7 +65,7 @@ def fidelity(
     Raises
     ------
     UserError
-        If the measure is not known, or there are too few texts.
+        If the measure is not known, there are too few texts, or they all look alike to the full size.
     """
     check_measure(measure)
     distinct = list(dict.fromkeys(texts))
@@ -76,20 +77,25 @@ def fidelity(
     encoder = as_exits(model)
     wanted = with_full(encoder, sizes)
     table = dims_by_layer(wanted)
-    exits = encoder.exits(distinct, layers=list(table), **encoding)
+    exits = finite(encoder.exits(distinct, layers=list(table), **encoding), distinct)
     reference = exits[wanted[-1].layers]
-    kept = {layer: kept_as(exits[layer], precision) for layer in table}
+    check_varies(reference)
+    similarity = similarity_of(encoder)
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    columns: list[Floats] = []
     if measure == "similarity":
         pairs = (
             np.random.default_rng(seed).permutation(len(distinct))[: len(distinct) // 2 * 2].reshape(-1, 2)
         )
-        gold = pair_cosines(reference, pairs, [reference.shape[1]])
-        columns = [pair_cosines(kept[layer], pairs, dims) for layer, dims in table.items()]
+        gold = similarity.of_pairs(reference, pairs, [reference.shape[1]])
+        for layer, dims in table.items():
+            for kept, widths in kept_widths(exits[layer], dims, precision, unit=similarity.unit):
+                columns.append(similarity.of_pairs(kept, pairs, widths))
         agreement = {"similarity": np.concatenate([*columns, gold], axis=1)}
         replicates = bootstrap_spearman(agreement, {"similarity": gold[:, 0]}, **options)
     else:
-        columns = [neighbour_recalls(kept[layer], reference, dims, k=k) for layer, dims in table.items()]
+        asked: dict[str, Any] = {"k": k, "similarity": similarity, "precision": precision}
+        columns = [neighbour_recalls(exits[layer], reference, dims, **asked) for layer, dims in table.items()]
         perfect = np.ones((len(distinct), 1))
         replicates = bootstrap_means({"recall": np.concatenate([*columns, perfect], axis=1)}, **options)
     return quality_of(
@@ -101,7 +107,7 @@ def fidelity(
         fidelity=True,
         precision=precision,
         name=name,
-        details={"date": date.today().isoformat(), **(details or {})},
+        details={"date": date.today().isoformat(), **similarity_details(encoder), **(details or {})},
     )
 
 
