@@ -21,6 +21,7 @@ from matryoshka2d.evaluation import (
     retrieval_grids,
     retrieval_scores,
 )
+from matryoshka2d.evaluation.own_documents import own_documents
 from matryoshka2d.size import Size
 from tests.evaluation.fakes import FakeExits, plain_cosine
 
@@ -79,7 +80,8 @@ def test_ndcg_by_hand() -> None:
 def test_a_tie_goes_to_the_greater_id_whatever_the_chunks() -> None:
     same = np.ones(8)
     corpus = {f"d{i}": f"copy {i}" for i in range(30)}
-    model = FakeExits(depth=1, width=8, named=dict.fromkeys(corpus.values(), same))
+    model = FakeExits(depth=1, width=8, named={**dict.fromkeys(corpus.values(), same), "a query": same})
+    corpus["z"] = "another"
     data = RetrievalSet("toy", corpus, {"q": "a query"}, {"q": {"d0": 1, "d9": 1, "d10": 1, "d29": 1}})
     # d9 d8 d7 d6 d5 d4 d3 d29 d28 d27, as text sorts them
     expected = ndcg([1, 0, 0, 0, 0, 0, 0, 1, 0, 0], [1, 1, 1, 1])
@@ -118,15 +120,40 @@ def test_the_grid_is_the_mean_over_queries() -> None:
     assert grid.details["counts"]["toy"] == {"queries": len(sets[0].judged), "documents": 25}
 
 
-def test_a_query_never_finds_itself_where_asked() -> None:
+def test_a_query_that_is_a_document_never_finds_itself_unless_asked() -> None:
     texts = {"a": "first", "b": "second", "c": "third"}
     data = RetrievalSet("toy", texts, texts, {"a": {"b": 1}, "b": {"a": 1}})
     named = {"first": [1.0, 0.0], "second": [1.0, 0.1], "third": [0.0, 1.0]}
     model = FakeExits(depth=1, width=2, named=named)
-    assert retrieval_grid(model, [data], sizes="1x2").mean("1x2") == pytest.approx(100 / math.log2(3))
+    kept = retrieval_grid(model, [data], sizes="1x2", exclude_self=False)
+    assert kept.mean("1x2") == pytest.approx(100 / math.log2(3))
+    assert "notes" not in kept.details
     for chunk_size in (1, 2, 10):
-        grid = retrieval_grid(model, [data], sizes="1x2", exclude_self=True, chunk_size=chunk_size)
-        assert grid.mean("1x2") == 100.0
+        for exclude_self in (None, True):
+            grid = retrieval_grid(
+                model, [data], sizes="1x2", exclude_self=exclude_self, chunk_size=chunk_size
+            )
+            assert grid.mean("1x2") == 100.0
+            assert "for 2 of 2 queries the document of the query's own id" in grid.details["notes"][0]
+
+
+def test_ids_that_coincide_say_nothing_and_titles_do_not_hide_a_query() -> None:
+    corpus = {
+        "1": "Vegetarian food: all of us should eat less meat",
+        "2": "all of us should  eat less meat",
+        "3": "something else",
+        "4": "meat",
+    }
+    asked = {
+        "1": "all of us should eat less meat",
+        "2": "all of us should eat less meat",
+        "3": "meat",
+        "4": "a",
+    }
+    data = RetrievalSet("toy", corpus, asked, {q: {"4": 1} for q in asked})
+    assert sorted(own_documents(data)) == ["1", "2"]
+    assert sorted(own_documents(data, True)) == ["1", "2", "3", "4"]
+    assert not own_documents(data, False)
 
 
 def write_folder(folder: Path, **changes: Any) -> Path:
@@ -170,8 +197,14 @@ def test_judgements_elsewhere_and_without_a_header(tmp_path: Path) -> None:
         ({"qrels__tsv": None}, "no judgements: expected"),
         ({"qrels__tsv": "h\th\ts\nq1\td1\n"}, "qrels.tsv line 2: expected query-id"),
         ({"qrels__tsv": "h\th\ts\nq1\td1\t0.5\n"}, "line 2: expected query-id, corpus-id and a whole number"),
-        ({"qrels__tsv": "h\th\ts\nq9\td1\t1\n"}, "none of the 1 judged queries is among the queries, as 'q9'"),
-        ({"qrels__tsv": "h\th\ts\nq1\td9\t1\n"}, "none of the 1 relevant documents is in the corpus, as 'd9'"),
+        (
+            {"qrels__tsv": "h\th\ts\nq9\td1\t1\n"},
+            "none of the 1 judged queries is among the queries, as 'q9'",
+        ),
+        (
+            {"qrels__tsv": "h\th\ts\nq1\td9\t1\n"},
+            "none of the 1 relevant documents is in the corpus, as 'd9'",
+        ),
         ({"qrels__tsv": "h\th\ts\nq1\td1\t0\n"}, "no query has a relevant document"),
     ],
 )

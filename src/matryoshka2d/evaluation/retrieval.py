@@ -68,11 +68,15 @@ class _Best:
     keepers: list[Keeper] = field(default_factory=list)
     scores: list[Floats] = field(default_factory=list)
     documents: list[Indices] = field(default_factory=list)
+    seen: list[Floats] = field(default_factory=list)
+    varies: list[bool] = field(default_factory=list)
 
     def start(self, queries: int, corpus: Vectors, precision: str) -> None:
         """Begin with no documents; the first of the corpus fix the ranges of codes."""
         self.scores = [np.empty((queries, 0)) for _ in self.dims]
         self.documents = [np.empty((queries, 0), dtype=np.int64) for _ in self.dims]
+        self.seen = [np.full((queries, 1), np.nan) for _ in self.dims]
+        self.varies = [False] * len(self.dims)
         if precision != "float32":
             unit = self.similarity.unit
             self.keepers = [Keeper.fit(corpus, d, precision, unit=unit) for d in self.dims]
@@ -81,6 +85,10 @@ class _Best:
         """Take in documents numbered from `first`; `barred` [queries] is a document never to be found."""
         found: list[list[tuple[Floats, Indices]]] = [[] for _ in self.dims]
         for rows, position, similar in self._blocks(queries, documents):
+            if not self.varies[position]:
+                if first == 0:
+                    self.seen[position][rows] = similar[:, :1]
+                self.varies[position] = bool((similar != self.seen[position][rows]).any())
             own = barred[rows] - first
             inside = np.flatnonzero((own >= 0) & (own < len(documents)))
             similar[inside, own[inside]] = -np.inf
@@ -175,7 +183,7 @@ def retrieval_scores(
     -------
     dict
         Cut → size of the queries → float64 [judged queries], between 0 and 1, in the order of
-        ``data.judged``.
+        ``data.judged``; nan where all documents look alike to every query.
 
     Raises
     ------
@@ -283,8 +291,11 @@ def scores_by_precision(
             kept.add(turned[0], turned[1], first, barred)
     scores: dict[str, dict[str, dict[Size, Floats]]] = {p: {cut: {} for cut in cuts} for p in precisions}
     for (precision, cut, n), kept in best.items():
-        for dims, found in zip(kept.dims, kept.documents, strict=True):
-            scores[precision][cut][Size(n, dims)] = _scores_of(data, documents, found, barred, k)
+        for dims, found, varies in zip(kept.dims, kept.documents, kept.varies, strict=True):
+            defined = varies or len(documents) == 1
+            scores[precision][cut][Size(n, dims)] = (
+                _scores_of(data, documents, found, barred, k) if defined else np.full(len(found), np.nan)
+            )
     return scores
 
 
@@ -347,7 +358,7 @@ def retrieval_grids(
             for one, by_cut in scores.items()
         }
         used = tuple(next(iter(scores.values()))[cut])
-        grids[cut] = Grid(used, columns, f"ndcg@{k}", cut, name, details)
+        grids[cut] = Grid(used, columns, f"ndcg@{k}", cut, name, details).noted()
     return grids
 
 

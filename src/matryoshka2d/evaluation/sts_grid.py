@@ -126,7 +126,8 @@ class EncodedSts:
             for pairs in self.sets
         }
         counts = {"pairs": {pairs.name: len(pairs) for pairs in self.sets}}
-        return Grid(self.sizes, scores, metric, cut, name, {**counts, **self.details, **(details or {})})
+        known = {**counts, **self.details, **(details or {})}
+        return Grid(self.sizes, scores, metric, cut, name, known).noted()
 
 
 def encode_sts(
