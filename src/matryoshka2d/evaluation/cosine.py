@@ -15,8 +15,7 @@ _PAIRS_A_BLOCK = 8192
 _CELLS_A_BLOCK = 2**24
 
 ROUNDING = 1e-5
-"""How far apart two vectors of unit length are told apart: below it, they differ by the rounding of "
-"float32."""
+"""Vectors of unit length that are nearer than this differ by the rounding of float32 alone."""
 
 _SAME = 1 - ROUNDING**2 / 2
 

@@ -121,7 +121,7 @@ def side_exits(
         prompt = side_prompt(model, side)
     if isinstance(model, PlainExits) and hasattr(model.model, "encode_query"):
         options["task"] = side
-    return finite(model.exits(texts, prompt_name=prompt_name, prompt=prompt, **options), texts)
+    return finite(model.exits(list(texts), prompt_name=prompt_name, prompt=prompt, **options), texts)
 
 
 def finite(exits: dict[int, NDArray[np.float32]], texts: Sequence[str]) -> dict[int, NDArray[np.float32]]:
@@ -130,11 +130,9 @@ def finite(exits: dict[int, NDArray[np.float32]], texts: Sequence[str]) -> dict[
         broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         if len(broken):
             raise UserError(
-                f"the model gives vectors that hold NaN or infinity: {len(broken)} of {len(texts)} texts "
-                f"after "
-                f"layer {layer}, the first is {_shortened(texts[broken[0]])!r}. Its weights are broken, or "
-                f"the "
-                f"precision is too narrow for them"
+                f"the model gives vectors that hold NaN or infinity, for {len(broken)} of {len(texts)} texts "
+                f"after layer {layer}, as for {_shortened(texts[broken[0]])!r}: its weights are broken, or "
+                f"the precision is too narrow for them"
             )
     return exits
 

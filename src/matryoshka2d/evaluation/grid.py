@@ -187,9 +187,8 @@ class Grid:
     def noted(self) -> Grid:
         """Return the grid with a note, among its details, of every set without a score at some size."""
         own = [
-            f"set {name}: similarity does not vary at {_some(self.undefined(name))}, where all texts look "
-            f"alike: "
-            f"no score is defined"
+            f"set {name}: similarity does not vary at {_some(self.undefined(name))}: all texts look alike "
+            f"there, and no score is defined"
             for name in self.scores
             if self.undefined(name)
         ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matryoshka2d.evaluation.cosine import Vectors
 from matryoshka2d.evaluation.similarity import unit_rows
@@ -59,7 +60,7 @@ class Keeper:
         # The only vector of an index is its own range.
         return cls(dims, Quantizer.fit(cut if len(cut) > 1 else np.repeat(cut, 2, axis=0), precision), unit)
 
-    def cut(self, vectors: Vectors) -> Vectors:
+    def cut(self, vectors: Vectors) -> NDArray[np.float32]:
         """Return vectors of the size: float32 [rows, dims]."""
         prefix = np.asarray(vectors[:, : self.dims])
         return np.asarray(unit_rows(prefix.astype(np.float64)) if self.unit else prefix, dtype=np.float32)

@@ -41,9 +41,8 @@ def exclusion_note(data: RetrievalSet, exclude_self: bool | None = None) -> str 
         return None
     why = "" if exclude_self else ", whose text it holds"
     return (
-        f"set {data.name}: for {len(own)} of {len(data.judged)} queries the document of the query's own "
-        f"id{why} is not "
-        f"counted as found; --include-self counts it"
+        f"set {data.name}: for {len(own)} of {len(data.judged)} queries the document of the query's own id{why} "
+        f"is not counted as found; --include-self counts it"
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -249,15 +248,12 @@ def scores_by_precision(
     table = dims_by_layer(pairs)
     opposite = {query.layers: document.layers for query, document in pairs.items()}
     options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
-    encode_corpus = partial(
-        side_exits,
-        encoder,
-        side="document",
-        layers=sorted(set(opposite.values())),
-        prompt_name=corpus_prompt_name,
-        prompt=corpus_prompt,
+    corpus_options = {
         **options,
-    )
+        "layers": sorted(set(opposite.values())),
+        "prompt_name": corpus_prompt_name,
+        "prompt": corpus_prompt,
+    }
     queries = side_exits(
         encoder,
         [data.queries[query] for query in data.judged],
@@ -278,9 +274,10 @@ def scores_by_precision(
     numbers = {key: number for number, key in enumerate(documents)}
     own = own_documents(data, exclude_self)
     barred = np.array([numbers[query] if query in own else -1 for query in data.judged])
-    fit = encode_corpus(list(fit_texts)) if fit_texts and "pca" in cuts else {}
+    fit = side_exits(encoder, fit_texts, "document", **corpus_options) if fit_texts and "pca" in cuts else {}
     for first in range(0, len(documents), chunk_size):
-        chunk = encode_corpus([data.corpus[key] for key in documents[first : first + chunk_size]])
+        texts = [data.corpus[key] for key in documents[first : first + chunk_size]]
+        chunk = side_exits(encoder, texts, "document", **corpus_options)
         fit = fit or (chunk if "pca" in cuts else {})
         for (precision, cut, n), kept in best.items():
             sides = queries[n], chunk[opposite[n]]

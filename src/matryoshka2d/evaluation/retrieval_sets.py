@@ -29,6 +29,8 @@ class RetrievalSet:
         Query id → document id → grade, a whole number; documents not named, and grades below 1, are not
         relevant. Judged queries that are not among the queries are left out; judged documents that the corpus
         lacks cannot be found, and stay in the ideal ranking. `notes` says so.
+    remarks
+        What else a reader of the scores must know of the set, a line each; `notes` begins with them.
 
     Raises
     ------
@@ -45,6 +47,7 @@ class RetrievalSet:
     corpus: Mapping[str, str]
     queries: Mapping[str, str]
     relevance: Mapping[str, Mapping[str, int]]
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         asked = [query for query in self.relevance if query in self.queries]
@@ -69,10 +72,10 @@ class RetrievalSet:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is missing from the set, a line each."""
+        """What a reader of the scores must know of the set, a line each."""
         queries = [query for query in self.relevance if query not in self.queries]
         documents = {d: None for q in self.judged for d in self.relevance[q] if d not in self.corpus}
-        notes = []
+        notes = list(self.remarks)
         if queries:
             notes.append(
                 f"set {self.name}: {len(queries)} of {len(self.relevance)} judged queries are not among the "
@@ -80,8 +83,7 @@ class RetrievalSet:
             )
         if documents:
             notes.append(
-                f"set {self.name}: {len(documents)} judged documents are not in the corpus and cannot be "
-                f"found, "
+                f"set {self.name}: {len(documents)} judged documents are not in the corpus and cannot be found, "
                 f"as '{next(iter(documents))}'; they stay in the ideal ranking"
             )
         return tuple(notes)
@@ -127,7 +129,8 @@ def read_beir(
     folder
         Where the files are.
     qrels
-        The judgements; ``qrels.tsv`` or ``qrels/test.tsv`` of the folder by default. To evaluate another
+        The judgements; ``qrels.tsv`` or ``qrels/test.tsv`` of the folder by default, or the only others that it
+        holds. To evaluate another
         split, name its file, or the split: ``dev`` is ``qrels/dev.tsv`` or ``qrels_dev.tsv`` of the folder.
     name
         The name of the set; that of the folder by default.
@@ -145,8 +148,14 @@ def read_beir(
         )
     corpus = _texts(root / "corpus.jsonl", may_be_empty=True)
     queries = _texts(root / "queries.jsonl", may_be_empty=False)
-    relevance = _judgements(_qrels_file(root, qrels))
-    return RetrievalSet(name or root.resolve().name, corpus, queries, relevance)
+    shown, file = name or root.resolve().name, _qrels_file(root, qrels)
+    taken = file.relative_to(root).as_posix() if qrels is None else ""
+    remarks = (
+        (f"set {shown}: there are no test judgements, {taken} is taken",)
+        if taken not in ("", *_QRELS)
+        else ()
+    )
+    return RetrievalSet(shown, corpus, queries, _judgements(file), remarks)
 
 
 def _qrels_file(root: Path, qrels: str | os.PathLike[str] | None) -> Path:
@@ -157,18 +166,19 @@ def _qrels_file(root: Path, qrels: str | os.PathLike[str] | None) -> Path:
         if file.is_file():
             return file
     others = _other_qrels(root)
+    if len(others) == 1:
+        return others[0]
     if others:
+        there = ", ".join(file.relative_to(root).as_posix() for file in others)
         raise UserError(
-            f"no test judgements: expected {' or '.join(map(str, candidates))}; name one of those that are "
-            f"there "
-            f"with --qrels: {', '.join(file.relative_to(root).as_posix() for file in others)}"
+            f"no test judgements: expected {' or '.join(map(str, candidates))}; name one of those that are there "
+            f"with --qrels: {there}"
         )
     raise UserError(f"no judgements: expected {' or '.join(map(str, candidates))}")
 
 
 def _named_qrels(root: Path, qrels: str | os.PathLike[str]) -> Path:
-    """Return the file of judgements that is meant by its path, a path in the folder, or the name of a "
-    "split."""
+    """Return the file of judgements that a path, a path in the folder or the name of a split means."""
     candidates = [Path(qrels), root / qrels, root / f"qrels/{qrels}.tsv", root / f"qrels_{qrels}.tsv"]
     for file in candidates:
         if file.is_file():

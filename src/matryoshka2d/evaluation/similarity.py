@@ -145,9 +145,8 @@ def similarity_note(model: Any) -> str | None:
         return f"the model is measured by its own similarity, the {words}"
     last = "; the dot product is then the cosine, and lengths that the model gave are gone"
     return (
-        f"the model is measured by its own similarity, the {words}, of vectors of unit length, as every "
-        f"size gives "
-        f"them{last if similarity.name == 'dot' else ''}"
+        f"the model is measured by its own similarity, the {words}, of vectors of unit length, as every size "
+        f"gives them{last if similarity.name == 'dot' else ''}"
     )
 
 

@@ -171,9 +171,8 @@ class Plan:
             )
         if quality.grid.undefined():
             yield (
-                f"similarity does not vary at {len(quality.grid.undefined())} of {len(self.rows)} sizes: "
-                f"all texts "
-                f"look alike there, no score is defined, and no such size is taken"
+                f"similarity does not vary at {len(quality.grid.undefined())} of {len(self.rows)} sizes: all "
+                f"texts look alike there, no score is defined, and no such size is taken"
             )
         yield from quality.details.get("notes", ())
         if self.undecided:
