@@ -134,7 +134,7 @@ def test_a_query_that_is_a_document_never_finds_itself_unless_asked() -> None:
                 model, [data], sizes="1x2", exclude_self=exclude_self, chunk_size=chunk_size
             )
             assert grid.mean("1x2") == 100.0
-            assert "for 2 of 2 queries the document of the query's own id" in grid.details["notes"][0]
+            assert "for 2 of 2 queries the document of their own id" in grid.details["notes"][0]
 
 
 def test_ids_that_coincide_say_nothing_and_titles_do_not_hide_a_query() -> None:

@@ -39,10 +39,10 @@ def exclusion_note(data: RetrievalSet, exclude_self: bool | None = None) -> str 
     own = own_documents(data, exclude_self)
     if not own:
         return None
-    why = "" if exclude_self else ", whose text it holds"
+    why = "" if exclude_self else ", which holds its text,"
     return (
-        f"set {data.name}: for {len(own)} of {len(data.judged)} queries the document of the query's own id{why} "
-        f"is not counted as found; --include-self counts it"
+        f"set {data.name}: for {len(own)} of {len(data.judged)} queries the document of their own id{why} is "
+        f"not counted as found (--include-self counts it)"
     )
 
 

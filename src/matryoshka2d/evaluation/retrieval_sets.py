@@ -83,8 +83,8 @@ class RetrievalSet:
             )
         if documents:
             notes.append(
-                f"set {self.name}: {len(documents)} judged documents are not in the corpus and cannot be found, "
-                f"as '{next(iter(documents))}'; they stay in the ideal ranking"
+                f"set {self.name}: {len(documents)} judged documents are not in the corpus and cannot be "
+                f"found, as '{next(iter(documents))}'; they stay in the ideal ranking"
             )
         return tuple(notes)
 
@@ -129,9 +129,9 @@ def read_beir(
     folder
         Where the files are.
     qrels
-        The judgements; ``qrels.tsv`` or ``qrels/test.tsv`` of the folder by default, or the only others that it
-        holds. To evaluate another
-        split, name its file, or the split: ``dev`` is ``qrels/dev.tsv`` or ``qrels_dev.tsv`` of the folder.
+        The judgements; ``qrels.tsv`` or ``qrels/test.tsv`` of the folder by default, or the only others that
+        it holds. To evaluate another split, name its file, or the split: ``dev`` is ``qrels/dev.tsv`` or
+        ``qrels_dev.tsv`` of the folder.
     name
         The name of the set; that of the folder by default.
 
@@ -171,8 +171,8 @@ def _qrels_file(root: Path, qrels: str | os.PathLike[str] | None) -> Path:
     if others:
         there = ", ".join(file.relative_to(root).as_posix() for file in others)
         raise UserError(
-            f"no test judgements: expected {' or '.join(map(str, candidates))}; name one of those that are there "
-            f"with --qrels: {there}"
+            f"no test judgements: expected {' or '.join(map(str, candidates))}; name one of "
+            f"those that are there with --qrels: {there}"
         )
     raise UserError(f"no judgements: expected {' or '.join(map(str, candidates))}")
 
