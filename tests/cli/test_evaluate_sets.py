@@ -110,5 +110,5 @@ def test_a_collapsed_model_has_no_score(
     many = tmp_path / "many.txt"
     many.write_text("\n".join(f"a {word} sat" for word in tiny.WORDS.split()) + "\n")
     for measure in ("similarity", "recall"):
-        said = refused("plan", constant, "--texts", many, "--fidelity", measure, *QUICK)
+        said = refused("plan", constant, "--texts", many, "--fidelity", measure, *QUICK, "-q")
         assert "texts look alike to the full size" in said

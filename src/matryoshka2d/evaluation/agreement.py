@@ -226,8 +226,8 @@ def check_varies(reference: Vectors) -> None:
     """Raise a `UserError` if all texts look alike to the reference: nothing can agree with that."""
     if look_alike(reference):
         raise UserError(
-            f"all {len(reference)} texts look alike to the full size, their vectors are the same: "
-            f"similarity does not vary and no size can agree with it, expected a model that tells them apart"
+            f"all {len(reference)} texts look alike to the full size, to which their vectors are the same: "
+            f"similarity does not vary, so no size can agree with it; expected a model that tells them apart"
         )
 
 

@@ -124,6 +124,15 @@ def side_exits(
     return finite(model.exits(list(texts), prompt_name=prompt_name, prompt=prompt, **options), texts)
 
 
+def side_prompt_of(model: Exits, side: Side, *, prompt_name: str | None, prompt: str | None) -> str:
+    """Return the prompt that `side_exits` puts before texts, empty for none."""
+    if prompt is not None:
+        return prompt
+    if prompt_name is not None:
+        return str((getattr(model, "prompts", None) or {}).get(prompt_name) or "")
+    return side_prompt(model, side)
+
+
 def finite(exits: dict[int, NDArray[np.float32]], texts: Sequence[str]) -> dict[int, NDArray[np.float32]]:
     """Return exits as they are, or raise a `UserError` if a vector holds NaN or infinity."""
     for layer, vectors in exits.items():

@@ -16,14 +16,13 @@ import numpy as np
 
 from matryoshka2d.evaluation.cosine import Floats, Indices, Vectors, top_k
 from matryoshka2d.evaluation.cuts import check_cut, turn
-from matryoshka2d.evaluation.exits import as_exits, dims_by_layer, side_exits
+from matryoshka2d.evaluation.exits import as_exits, dims_by_layer, side_exits, side_prompt_of
 from matryoshka2d.evaluation.grid import Grid
 from matryoshka2d.evaluation.index_precision import Keeper
 from matryoshka2d.evaluation.own_documents import exclusion_note, own_documents
 from matryoshka2d.evaluation.retrieval_sets import RetrievalSet
 from matryoshka2d.evaluation.sides import Sizes, size_pairs
 from matryoshka2d.evaluation.similarity import Similarity, similarity_details, similarity_of
-from matryoshka2d.prompts import side_prompt
 from matryoshka2d.size import Size
 
 
@@ -376,10 +375,9 @@ def retrieval_details(
     Arguments as in `retrieval_scores`.
     """
     encoder = as_exits(model)
-    named = getattr(encoder, "prompts", None) or {}
     prompts = {
-        "query": query_prompt or named.get(query_prompt_name) or side_prompt(encoder, "query"),
-        "document": corpus_prompt or named.get(corpus_prompt_name) or side_prompt(encoder, "document"),
+        "query": side_prompt_of(encoder, "query", prompt_name=query_prompt_name, prompt=query_prompt),
+        "document": side_prompt_of(encoder, "document", prompt_name=corpus_prompt_name, prompt=corpus_prompt),
     }
     notes = [note for one in sets for note in (*one.notes, exclusion_note(one, exclude_self)) if note]
     return {
