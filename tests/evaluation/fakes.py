@@ -21,13 +21,13 @@ class FakeExits:
         self.width = width
         self.named = dict(named or {})
         self.calls: list[list[str]] = []
-        self.prompts: list[str | None] = []
+        self.heard: list[str | None] = []
 
     def exits(
         self, texts: Sequence[str], *, layers: Sequence[int] | None = None, **options: Any
     ) -> dict[int, NDArray[np.float32]]:
         self.calls.append(list(texts))
-        self.prompts.append(options.get("prompt") or options.get("prompt_name"))
+        self.heard.append(options.get("prompt") or options.get("prompt_name"))
         wanted = layers or range(1, self.depth + 1)
         return {n: np.stack([self.vector(text, n) for text in texts]) for n in wanted}
 

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from matryoshka2d.encoder.quantization import Quantiser
+from matryoshka2d.encoder.quantization import Quantizer
 from matryoshka2d.errors import UserError
-from matryoshka2d.evaluation import RetrievalSet, StsSet, encode_sts, retrieval_grid, sts_grid
+from matryoshka2d.evaluation import (
+    RetrievalSet,
+    StsSet,
+    encode_sts,
+    ndcg,
+    retrieval_grid,
+    retrieval_scores,
+    sts_grid,
+)
 from matryoshka2d.evaluation.agreement import fidelity
-from matryoshka2d.evaluation.index_precision import IndexedExits, kept_as
-from matryoshka2d.evaluation.quality import Quality, encoded_quality, retrieval_quality, sts_quality
+from matryoshka2d.evaluation.index_precision import Keeper
+from matryoshka2d.evaluation.quality import (
+    Quality,
+    encoded_quality,
+    labelled_qualities,
+    retrieval_quality,
+    sts_quality,
+)
 from matryoshka2d.evaluation.record import store_quality, stored_quality
 from matryoshka2d.size import Size
 from tests.evaluation.fakes import FakeExits
+from tests.evaluation.test_retrieval import random_data
 
 TEXTS = [f"text {i}" for i in range(60)]
 SIZES = "1,3x4,16"
@@ -141,26 +157,53 @@ def test_fidelity_needs_texts_and_a_known_measure() -> None:
 # --- how an index keeps vectors -----------------------------------------------------------------------
 
 
-def test_float32_is_kept_as_it_is_int8_nearly_and_binary_by_sign() -> None:
-    vectors = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
-    assert kept_as(vectors, "float32") is vectors
-    assert np.abs(kept_as(vectors, "int8") - vectors).max() <= np.ptp(vectors, axis=0).max() / 255 / 2 + 1e-6
-    signs = kept_as(vectors, "binary")
-    assert set(np.unique(signs)) == {-1.0, 1.0}
-    bits = np.packbits(vectors > 0, axis=1)
-    hamming = np.unpackbits(bits[0] ^ bits[1]).sum()
-    assert float(signs[0] @ signs[1]) / 16 == pytest.approx(1 - 2 * hamming / 16)
-    constant = np.full((3, 2), 0.5, dtype=np.float32)
-    assert kept_as(constant, "int8") == pytest.approx(constant)
+def test_vectors_are_kept_as_the_shipped_quantizer_writes_and_reads_them() -> None:
+    corpus, queries = np.random.default_rng(0).normal(size=(2, 50, 16)).astype(np.float32)
+    for d in (5, 16):
+        cut, asked = (v[:, :d] / np.linalg.norm(v[:, :d], axis=1, keepdims=True) for v in (corpus, queries))
+        plain = Keeper.fit(corpus, d, "float32")
+        np.testing.assert_allclose(plain.kept(corpus), cut, atol=1e-7)
+        for precision in ("int8", "binary"):
+            quantizer = Quantizer.fit(plain.kept(corpus), precision)
+            keeper = Keeper.fit(corpus, d, precision)
+            for vectors in (corpus, queries):
+                expected = quantizer.decode(quantizer.encode(plain.kept(vectors)))
+                np.testing.assert_array_equal(keeper.kept(vectors), expected)
+        np.testing.assert_allclose(Keeper.fit(corpus, d, "int8").asked(queries), asked, atol=1e-7)
+        assert set(np.unique(Keeper.fit(corpus, d, "binary").asked(queries))) == {-1.0, 1.0}
 
 
-def test_vectors_are_kept_as_the_quantiser_would_keep_them() -> None:
-    vectors = np.random.default_rng(1).normal(size=(50, 16)).astype(np.float32)
-    for precision in ("int8", "binary"):
-        quantiser = Quantiser.fit(vectors, precision)
-        steps = np.ptp(vectors, axis=0) / 255 if precision == "int8" else 0
-        apart = np.abs(kept_as(vectors, precision) - quantiser.decode(quantiser.encode(vectors)))
-        assert (apart <= steps + 1e-6).all()
+def test_an_index_of_one_vector_and_of_equal_ones_keeps_them() -> None:
+    for rows in (1, 3):
+        vectors = np.tile(np.array([[0.6, 0.8]], dtype=np.float32), (rows, 1))
+        assert Keeper.fit(vectors, 2, "int8").kept(vectors) == pytest.approx(vectors)
+
+
+def test_int8_retrieval_is_a_search_of_the_codes_that_would_be_written() -> None:
+    model, data = FakeExits(), random_data(4, 40, 8)
+    found = retrieval_scores(model, data, sizes="2x5", precision="int8")["prefix"][Size(2, 5)]
+    corpus = model.exits(list(data.corpus.values()), layers=[2])[2][:, :5]
+    queries = model.exits([data.queries[q] for q in data.judged], layers=[2])[2][:, :5]
+    unit = corpus / np.linalg.norm(corpus, axis=1, keepdims=True)
+    quantizer = Quantizer.fit(unit, "int8")
+    decoded = quantizer.decode(quantizer.encode(unit))
+    similar = queries @ (decoded / np.linalg.norm(decoded, axis=1, keepdims=True)).T
+    names = list(data.corpus)
+    for row, query in enumerate(data.judged):
+        grades = data.relevance[query]
+        ranked = [grades.get(names[i], 0) for i in np.argsort(-similar[row])[:10]]
+        assert found[row] == pytest.approx(ndcg(ranked, grades.values()), abs=1e-6)
+
+
+def test_all_precisions_come_from_one_pass_and_are_those_measured_alone() -> None:
+    data = random_data(1, 30, 6)
+    model = FakeExits()
+    together = labelled_qualities(model, [data], sizes=SIZES)
+    assert len(model.calls) == 2
+    for precision, quality in together.items():
+        alone = retrieval_quality(FakeExits(), [data], sizes=SIZES, precision=precision)
+        assert quality.grid.scores == alone.grid.scores
+        assert quality.kept(Size(1, 4)) == alone.kept(Size(1, 4))
 
 
 def test_quality_of_kept_vectors_is_held_against_the_full_size_as_float32() -> None:
@@ -174,7 +217,8 @@ def test_quality_of_kept_vectors_is_held_against_the_full_size_as_float32() -> N
         binary.score(full).estimate / plain.score(full).estimate
     )
     assert binary.kept(full).estimate < 0.97
-    seen = sts_grid(IndexedExits(Learned(), "binary"), [learned_sts()], sizes="1,3x4,16")
+    bits = {n: np.where(vectors > 0, 1.0, -1.0) for n, vectors in encoded.vectors.items()}
+    seen = replace(encoded, vectors=bits).grid()
     assert binary.grid.scores["learned"] == pytest.approx(seen.scores["learned"])
 
 

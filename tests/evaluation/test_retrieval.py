@@ -21,16 +21,18 @@ from matryoshka2d.evaluation import (
     retrieval_grids,
     retrieval_scores,
 )
+from matryoshka2d.evaluation.own_documents import own_documents
 from matryoshka2d.size import Size
 from tests.evaluation.fakes import FakeExits, plain_cosine
 
 
 def reference_ndcg(scores: dict[str, float], grades: dict[str, int], k: int) -> float:
-    """Return trec_eval's ndcg_cut, written out; a tie goes to the document that was put in first."""
-    ranking = sorted(scores, key=lambda document: -scores[document])[:k]
+    """Return trec_eval's ndcg_cut, written out; a tie goes to the document with the greater id."""
+    ranking = sorted(scores, key=lambda document: (scores[document], document), reverse=True)[:k]
     gained = sum(max(grades.get(d, 0), 0) / math.log2(rank + 2) for rank, d in enumerate(ranking))
     best = sorted((grade for grade in grades.values() if grade > 0), reverse=True)[:k]
-    return gained / sum(grade / math.log2(rank + 2) for rank, grade in enumerate(best))
+    ideal = sum(grade / math.log2(rank + 2) for rank, grade in enumerate(best))
+    return gained / ideal if ideal else 0.0
 
 
 def random_data(seed: int, documents: int, queries: int) -> RetrievalSet:
@@ -75,12 +77,14 @@ def test_ndcg_by_hand() -> None:
     assert ndcg([-1, 1], [1, -1]) == pytest.approx(1 / math.log2(3))
 
 
-def test_a_tie_goes_to_the_earlier_document_whatever_the_chunks() -> None:
+def test_a_tie_goes_to_the_greater_id_whatever_the_chunks() -> None:
     same = np.ones(8)
     corpus = {f"d{i}": f"copy {i}" for i in range(30)}
-    model = FakeExits(depth=1, width=8, named=dict.fromkeys(corpus.values(), same))
+    model = FakeExits(depth=1, width=8, named={**dict.fromkeys(corpus.values(), same), "a query": same})
+    corpus["z"] = "another"
     data = RetrievalSet("toy", corpus, {"q": "a query"}, {"q": {"d0": 1, "d9": 1, "d10": 1, "d29": 1}})
-    expected = ndcg([1, 0, 0, 0, 0, 0, 0, 0, 0, 1], [1, 1, 1, 1])
+    # d9 d8 d7 d6 d5 d4 d3 d29 d28 d27, as text sorts them
+    expected = ndcg([1, 0, 0, 0, 0, 0, 0, 1, 0, 0], [1, 1, 1, 1])
     for chunk_size in (1, 7, 11, 100):
         scores = retrieval_scores(model, data, sizes="1x4,8", chunk_size=chunk_size)["prefix"]
         assert [s.tolist() for s in scores.values()] == [[expected], [expected]]
@@ -91,8 +95,10 @@ def test_one_pass_over_queries_and_documents_for_all_cuts() -> None:
     grids = retrieval_grids(
         model, [data], cuts=["prefix", "pca", "random"], query_prompt="ask: ", corpus_prompt_name="passage"
     )
-    assert model.calls == [[data.queries[q] for q in data.judged], list(data.corpus.values())]
-    assert model.prompts == ["ask: ", "passage"]
+    assert model.calls[0] == [data.queries[q] for q in data.judged]
+    assert sorted(model.calls[1]) == sorted(data.corpus.values())
+    assert len(model.calls) == 2
+    assert model.heard == ["ask: ", "passage"]
     assert [grid.cut for grid in grids.values()] == ["prefix", "pca", "random"]
     assert len({grid.mean("3x16") for grid in grids.values()}) == 1
     assert len({grid.mean("3x8") for grid in grids.values()}) == 3
@@ -114,15 +120,40 @@ def test_the_grid_is_the_mean_over_queries() -> None:
     assert grid.details["counts"]["toy"] == {"queries": len(sets[0].judged), "documents": 25}
 
 
-def test_a_query_never_finds_itself_where_asked() -> None:
+def test_a_query_that_is_a_document_never_finds_itself_unless_asked() -> None:
     texts = {"a": "first", "b": "second", "c": "third"}
     data = RetrievalSet("toy", texts, texts, {"a": {"b": 1}, "b": {"a": 1}})
     named = {"first": [1.0, 0.0], "second": [1.0, 0.1], "third": [0.0, 1.0]}
     model = FakeExits(depth=1, width=2, named=named)
-    assert retrieval_grid(model, [data], sizes="1x2").mean("1x2") == pytest.approx(100 / math.log2(3))
+    kept = retrieval_grid(model, [data], sizes="1x2", exclude_self=False)
+    assert kept.mean("1x2") == pytest.approx(100 / math.log2(3))
+    assert "notes" not in kept.details
     for chunk_size in (1, 2, 10):
-        grid = retrieval_grid(model, [data], sizes="1x2", ignore_identical_ids=True, chunk_size=chunk_size)
-        assert grid.mean("1x2") == 100.0
+        for exclude_self in (None, True):
+            grid = retrieval_grid(
+                model, [data], sizes="1x2", exclude_self=exclude_self, chunk_size=chunk_size
+            )
+            assert grid.mean("1x2") == 100.0
+            assert "for 2 of 2 queries the document of their own id" in grid.details["notes"][0]
+
+
+def test_ids_that_coincide_say_nothing_and_titles_do_not_hide_a_query() -> None:
+    corpus = {
+        "1": "Vegetarian food: all of us should eat less meat",
+        "2": "all of us should  eat less meat",
+        "3": "something else",
+        "4": "meat",
+    }
+    asked = {
+        "1": "all of us should eat less meat",
+        "2": "all of us should eat less meat",
+        "3": "meat",
+        "4": "a",
+    }
+    data = RetrievalSet("toy", corpus, asked, {q: {"4": 1} for q in asked})
+    assert sorted(own_documents(data)) == ["1", "2"]
+    assert sorted(own_documents(data, True)) == ["1", "2", "3", "4"]
+    assert not own_documents(data, False)
 
 
 def write_folder(folder: Path, **changes: Any) -> Path:
@@ -166,8 +197,14 @@ def test_judgements_elsewhere_and_without_a_header(tmp_path: Path) -> None:
         ({"qrels__tsv": None}, "no judgements: expected"),
         ({"qrels__tsv": "h\th\ts\nq1\td1\n"}, "qrels.tsv line 2: expected query-id"),
         ({"qrels__tsv": "h\th\ts\nq1\td1\t0.5\n"}, "line 2: expected query-id, corpus-id and a whole number"),
-        ({"qrels__tsv": "h\th\ts\nq9\td1\t1\n"}, "line 2: 'q9' is not in queries.jsonl"),
-        ({"qrels__tsv": "h\th\ts\nq1\td9\t1\n"}, "line 2: 'd9' is not in corpus.jsonl"),
+        (
+            {"qrels__tsv": "h\th\ts\nq9\td1\t1\n"},
+            "none of the 1 judged queries is among the queries, as 'q9'",
+        ),
+        (
+            {"qrels__tsv": "h\th\ts\nq1\td9\t1\n"},
+            "none of the 1 relevant documents is in the corpus, as 'd9'",
+        ),
         ({"qrels__tsv": "h\th\ts\nq1\td1\t0\n"}, "no query has a relevant document"),
     ],
 )
@@ -180,10 +217,6 @@ def test_a_wrong_folder_is_one_line(tmp_path: Path, changes: dict[str, Any], exp
 def test_wrong_use(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         read_retrieval(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="query 'q' is judged but"):
-        RetrievalSet("toy", {"d": "x"}, {}, {"q": {"d": 1}})
-    with pytest.raises(UserError, match="document 'e' is judged"):
-        RetrievalSet("toy", {"d": "x"}, {"q": "y"}, {"q": {"e": 1}})
     with pytest.raises(UserError, match="cut 'PCA' is not known"):
         retrieval_grid(FakeExits(), [random_data(0, 3, 1)], cut="PCA")
 

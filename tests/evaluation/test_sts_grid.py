@@ -73,7 +73,7 @@ def test_every_distinct_text_is_encoded_once_in_one_call() -> None:
     sts_grid(model, sets, sizes="1-3x8", prompt="query: ")
     (texts,) = model.calls
     assert sorted(texts) == sorted({t for s in sets for t in (*s.sentence1, *s.sentence2)})
-    assert model.prompts == ["query: "]
+    assert model.heard == ["query: "]
 
 
 def test_cosines_of_every_pair() -> None:

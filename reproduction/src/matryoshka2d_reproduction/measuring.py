@@ -21,6 +21,7 @@ from matryoshka2d.evaluation import (
     retrieval_scores,
 )
 from matryoshka2d.evaluation.exits import Exits
+from matryoshka2d.evaluation.retrieval import retrieval_details
 from matryoshka2d.inference.engine_exits import open_exits
 from matryoshka2d.size import Size, parse_sizes
 from matryoshka2d_reproduction.dev_sets import read_dev_captions, read_dev_sts
@@ -104,7 +105,8 @@ def measure(shop: Workshop, unit: Unit, made: Made, sets: TestSets) -> Measured:
         found = retrieval_scores(encoder, one, sizes=sizes, cuts=[cut], fit_texts=fit, seed=unit.seed)[cut]
         table = np.stack(list(found.values()), axis=1)
         means = tuple((100 * table.mean(axis=0)).tolist())
-        grids[one.name] = Grid(tuple(found), {one.name: means}, "ndcg@10", cut, unit.method)
+        details = retrieval_details(encoder, [one])
+        grids[one.name] = Grid(tuple(found), {one.name: means}, "ndcg@10", cut, unit.method, details).noted()
         scores[one.name] = {one.name: table.astype(np.float32)}
     return Measured(grids, scores, gold)
 

@@ -21,6 +21,20 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps. Default: the b
 Pooling = Annotated[
     str | None, typer.Option(help="mean, cls or last: only for a plain transformers checkpoint.")
 ]
+Qrels = Annotated[
+    str | None,
+    typer.Option(
+        help="Judgements of --retrieval other than qrels.tsv and qrels/test.tsv: a file, or a split, as dev."
+    ),
+]
+ExcludeSelf = Annotated[
+    bool | None,
+    typer.Option(
+        "--exclude-self/--include-self",
+        help="Never count the document of the query's own id as found, as where queries are documents. "
+        "Default: where it holds the query's text.",
+    ),
+]
 EngineName = Annotated[
     str, typer.Option(help="torch, openvino or onnx. Default: the saved or usual one of this machine.")
 ]

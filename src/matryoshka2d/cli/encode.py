@@ -140,21 +140,21 @@ def quantise(
     """
     import numpy as np
 
-    from matryoshka2d.encoder.quantization import Quantiser, recall_loss
+    from matryoshka2d.encoder.quantization import Quantizer, recall_loss
     from matryoshka2d.files import check_file_free, staged_file
 
     ranges = output.with_suffix(".ranges.npy")
     for path in (output, ranges):
         check_file_free(path, overwrite=overwrite)
     corpus = _read(vectors)
-    quantiser = Quantiser.fit(corpus if calibration is None else _read(calibration), precision)
-    _check_width(corpus.shape[1], quantiser.ranges.shape[1], calibration)
+    quantizer = Quantizer.fit(corpus if calibration is None else _read(calibration), precision)
+    _check_width(corpus.shape[1], quantizer.ranges.shape[1], calibration)
     rows = np.linspace(0, len(corpus) - 1, min(_SAMPLE, len(corpus))).astype(int)
     asked = corpus[rows] if queries is None else _read(queries)
     _check_width(corpus.shape[1], asked.shape[1], queries)
-    codes = quantiser.encode(corpus)
-    loss = recall_loss(asked, corpus, quantiser, k)
-    for path, values in ((output, codes), (ranges, quantiser.ranges)):
+    codes = quantizer.encode(corpus)
+    loss = recall_loss(asked, corpus, quantizer, k)
+    for path, values in ((output, codes), (ranges, quantizer.ranges)):
         with staged_file(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
             np.save(file, values)
     if json:

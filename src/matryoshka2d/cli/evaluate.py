@@ -11,10 +11,12 @@ import typer
 
 from matryoshka2d.cli.common import (
     Device,
+    ExcludeSelf,
     Json,
     Model,
     Overwrite,
     Pooling,
+    Qrels,
     Quiet,
     print_json,
     quiet_libraries,
@@ -52,6 +54,8 @@ def evaluate(
         str | None,
         typer.Option(help="The size of the documents, as 6x128. Default: full depth at the queries' dims."),
     ] = None,
+    qrels: Qrels = None,
+    exclude_self: ExcludeSelf = None,
     split: Annotated[str, typer.Option(help="Which rows of STS files: test, dev or train.")] = "test",
     metric: Annotated[
         str, typer.Option(help="spearman, as papers report, or pearson. STS only.")
@@ -67,7 +71,20 @@ def evaluate(
         bool,
         typer.Option("--save", help="Keep the quality, with intervals, inside the model: plan reads it."),
     ] = False,
-    prompt_name: Annotated[str | None, typer.Option(help="A prompt of the model for every STS text.")] = None,
+    prompt_name: Annotated[
+        str | None,
+        typer.Option(
+            help="A prompt of the model for every text. Default: its default prompt for STS, its query and "
+            "document prompts for retrieval."
+        ),
+    ] = None,
+    query_prompt_name: Annotated[
+        str | None, typer.Option(help="A prompt of the model for queries alone, instead of its query prompt.")
+    ] = None,
+    document_prompt_name: Annotated[
+        str | None,
+        typer.Option(help="A prompt of the model for documents alone, instead of its document prompt."),
+    ] = None,
     precision: Annotated[
         str,
         typer.Option(
@@ -96,18 +113,25 @@ def evaluate(
     sides = {"query_sizes": query_size, "document_size": document_size}
     _check(sts, retrieval, sizes, metric, cuts, precision)
     _check_sides(sts, sizes, sides, save)
+    prompts = {
+        "query_prompt_name": query_prompt_name or prompt_name,
+        "corpus_prompt_name": document_prompt_name or prompt_name,
+    }
+    ranking = {**prompts, "exclude_self": exclude_self}
+    _check_retrieval(retrieval, qrels, query_prompt_name, document_prompt_name, exclude_self)
     if save:
         check_folder(model)
     if output is not None:
         check_free(output, overwrite=overwrite, inputs=[model, *sts, *retrieval])
-    sets = _read(sts, retrieval, split)
+    sets = _read(sts, retrieval, split, qrels)
     quiet_libraries()
     encoder = load(model, pooling, device, quiet=quiet)
     from matryoshka2d.evaluation.exits import Exits
     from matryoshka2d.evaluation.quality import with_full
     from matryoshka2d.inference.encoding import check_prompt
 
-    check_prompt(encoder.prompts, prompt_name)
+    for name in (prompt_name, query_prompt_name, document_prompt_name):
+        check_prompt(encoder.prompts, name)
     if save and not isinstance(encoder, Exits):
         raise UserError(
             f"plan cannot use the quality of {model}, which has its full depth only: leave out --save"
@@ -124,16 +148,20 @@ def evaluate(
         metric=metric,
         cuts=cuts,
         prompt_name=prompt_name,
+        ranking=ranking,
         **encoding,
     )
     if save:
-        _save(model, encoder, model_exits, encoded, sets[1], sizes=measured, split=split, **encoding)
+        asked = encoding if encoded is not None else {**encoding, **ranking}
+        _save(model, encoder, model_exits, encoded, sets[1], sizes=measured, split=split, **asked)
     if output is not None:
         _write(output, grids, overwrite)
     if json:
         print_json(_as_json(grids))
     else:
         _show(grids)
+    for note in _notes(grids):
+        say(f"note: {note}.", silent=quiet)
     if save:
         say(f"note: the quality is kept in {model}; matryoshka2d plan reads it.", silent=quiet or json)
 
@@ -217,11 +245,20 @@ def _check_sides(sts: list[str], sizes: str | None, sides: dict[str, str | None]
     check_sides(sizes, **sides)
 
 
-def _read(sts: list[str], retrieval: list[str], split: str) -> tuple[list[Any], list[Any]]:
+def _check_retrieval(retrieval: list[str], *asked: object) -> None:
+    """Find options of retrieval where there is none."""
+    if not retrieval and any(one is not None for one in asked):
+        raise UserError(
+            "--qrels, --query-prompt-name, --document-prompt-name and --exclude-self are of retrieval alone: "
+            "expected --retrieval FOLDER beside them"
+        )
+
+
+def _read(sts: list[str], retrieval: list[str], split: str, qrels: str | None) -> tuple[list[Any], list[Any]]:
     from matryoshka2d.evaluation import read_retrieval, read_sts
 
     pairs = read_sts(sts[0] if len(sts) == 1 else sts, split=split) if sts else []
-    return pairs, [read_retrieval(folder) for folder in retrieval]
+    return pairs, [read_retrieval(folder, qrels=qrels) for folder in retrieval]
 
 
 def _grids(
@@ -234,6 +271,7 @@ def _grids(
     metric: str,
     cuts: list[str],
     prompt_name: str | None,
+    ranking: dict[str, Any],
     **encoding: Any,
 ) -> tuple[dict[str, dict[str, Grid]], EncodedSts | None]:
     """Return task → cut → grid, and the sentence pairs as they were encoded."""
@@ -247,7 +285,7 @@ def _grids(
         grids["sts"] = {cut: encoded.grid(metric=metric, cut=cut, name=name) for cut in cuts}
     if collections:
         grids["retrieval"] = retrieval_grids(
-            encoder, collections, sizes=sizes, cuts=cuts, name=name, **sides, **encoding
+            encoder, collections, sizes=sizes, cuts=cuts, name=name, **sides, **ranking, **encoding
         )
     return grids, encoded
 
@@ -285,16 +323,28 @@ def _as_json(grids: dict[str, dict[str, Grid]]) -> dict[str, Any]:
     return value
 
 
+def _notes(grids: dict[str, dict[str, Grid]]) -> list[str]:
+    """Return what stands in the details of the grids for a reader, each line once."""
+    every = [
+        note
+        for by_cut in grids.values()
+        for grid in by_cut.values()
+        for note in grid.details.get("notes", ())
+    ]
+    return list(dict.fromkeys(every))
+
+
 def _show(grids: dict[str, dict[str, Grid]]) -> None:
     from rich.console import Console
 
     from matryoshka2d.evaluation.report import grid_table
+    from matryoshka2d.evaluation.report.color_scale import two_decimals
 
     console = Console()
     for by_cut in grids.values():
         for grid in by_cut.values():
             console.print(grid_table(grid))
-            console.print(f"mean over {len(grid.sizes)} sizes: {grid.mean_over_sizes():.2f}\n")
+            console.print(f"mean over {len(grid.sizes)} sizes: {two_decimals(grid.mean_over_sizes())}\n")
 
 
 def _write(output: Path, grids: dict[str, dict[str, Grid]], overwrite: bool) -> None:

@@ -10,11 +10,13 @@ import typer
 from matryoshka2d.cli.common import (
     Device,
     EngineName,
+    ExcludeSelf,
     Json,
     Model,
     Overwrite,
     Pooling,
     PrecisionChoice,
+    Qrels,
     Quiet,
     print_json,
     quiet_libraries,
@@ -56,6 +58,8 @@ def plan_command(
         Path | None,
         typer.Option(help="No labels: a file of texts on which to measure agreement with the full size."),
     ] = None,
+    qrels: Qrels = None,
+    exclude_self: ExcludeSelf = None,
     split: Annotated[str, typer.Option(help="Which rows of STS files: test, dev or train.")] = "test",
     fidelity: Annotated[
         str, typer.Option(help="What --texts measures: similarity, or recall of neighbours for search.")
@@ -115,6 +119,8 @@ def plan_command(
         texts=texts,
         time_on=time_on,
         split=split,
+        qrels=qrels,
+        exclude_self=exclude_self,
         fidelity_by=fidelity,
         sizes=sizes,
         engine=engine,

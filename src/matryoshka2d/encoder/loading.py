@@ -190,12 +190,17 @@ def elastic_folder(name: str, folder: str, kwargs: dict[str, Any]) -> Path | Non
 
 Side = Literal["query", "document"]
 
+SIDE_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""Names under which models keep the prompt of a side; the first that a model has counts."""
+
 
 def side_prompt(model: Any, side: Side) -> str:
     """Return the prompt that a model puts before queries or documents, empty if it has none.
 
-    As in ``SentenceTransformer.encode_query``: the prompt of that name, or the model's default one where
-    there is no such name.
+    As in ``SentenceTransformer.encode_query`` and ``encode_document``: the prompt called ``query``, or the
+    first of ``document``, ``passage`` and ``corpus``; the model's default one where there is no such name. A
+    prompt of that name counts even if it is empty, and sentence-transformers gives every model it loads an
+    empty ``query`` and ``document`` where its configuration has none.
 
     Parameters
     ----------
@@ -212,7 +217,8 @@ def side_prompt(model: Any, side: Side) -> str:
     ('query: ', '', '')
     """
     prompts = getattr(model, "prompts", None) or {}
-    name = side if side in prompts else getattr(model, "default_prompt_name", None)
+    own = (name for name in SIDE_NAMES[side] if name in prompts)
+    name = next(own, getattr(model, "default_prompt_name", None))
     return prompts.get(name) or ""
 
 

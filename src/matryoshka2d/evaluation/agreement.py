@@ -18,20 +18,26 @@ from matryoshka2d.evaluation.cosine import (
     Indices,
     Vectors,
     aligned_cosines,
-    block_cosines,
-    pair_cosines,
+    look_alike,
     spearman,
     top_k,
 )
-from matryoshka2d.evaluation.exits import as_exits, check_cut, dims_by_layer, sizes_of, turn
+from matryoshka2d.evaluation.exits import as_exits, check_cut, dims_by_layer, finite, sizes_of, turn
 from matryoshka2d.evaluation.grid import Grid
-from matryoshka2d.evaluation.index_precision import kept_as
+from matryoshka2d.evaluation.index_precision import Keeper, kept_widths
 from matryoshka2d.evaluation.quality import RESAMPLES, Quality, quality_of, with_full
+from matryoshka2d.evaluation.similarity import COSINE, Similarity, similarity_details, similarity_of
 from matryoshka2d.size import Size
 
 
 def similarity_agreement(
-    vectors: Vectors, reference: Vectors, dims: Sequence[int], *, pairs: int = 20_000, seed: int = 0
+    vectors: Vectors,
+    reference: Vectors,
+    dims: Sequence[int],
+    *,
+    pairs: int = 20_000,
+    seed: int = 0,
+    similarity: Similarity = COSINE,
 ) -> Floats:
     """Return Spearman's correlation between the similarities at each width and those of the reference.
 
@@ -48,11 +54,13 @@ def similarity_agreement(
         has a standard error of about 0.005 or less; raise it to tell closer sizes apart.
     seed
         Draws the pairs.
+    similarity
+        How vectors are compared.
 
     Returns
     -------
     numpy.ndarray
-        Float64 [len(dims)], between -1 and 1.
+        Float64 [len(dims)], between -1 and 1; nan where all texts look alike.
 
     Raises
     ------
@@ -67,8 +75,8 @@ def similarity_agreement(
     """
     _check_rows(vectors, reference, at_least=3)
     chosen = _draw_pairs(len(vectors), pairs, seed)
-    gold = pair_cosines(reference, chosen, [reference.shape[1]])[:, 0]
-    return spearman(pair_cosines(vectors, chosen, dims), gold)
+    gold = similarity.of_pairs(reference, chosen, [reference.shape[1]])[:, 0]
+    return spearman(similarity.of_pairs(vectors, chosen, dims), gold)
 
 
 def _draw_pairs(texts: int, pairs: int, seed: int) -> Indices:
@@ -86,7 +94,14 @@ def _draw_pairs(texts: int, pairs: int, seed: int) -> Indices:
     return np.stack([left, numbers - left * (left - 1) // 2], axis=1)
 
 
-def neighbour_recall(vectors: Vectors, reference: Vectors, dims: Sequence[int], *, k: int = 10) -> Floats:
+def neighbour_recall(
+    vectors: Vectors,
+    reference: Vectors,
+    dims: Sequence[int],
+    *,
+    k: int = 10,
+    similarity: Similarity = COSINE,
+) -> Floats:
     """Return the share of each text's k nearest neighbours under the reference that are still among its k.
 
     Parameters
@@ -99,6 +114,8 @@ def neighbour_recall(vectors: Vectors, reference: Vectors, dims: Sequence[int], 
         Ascending widths.
     k
         How many neighbours; the text itself is not one.
+    similarity
+        How vectors are compared.
 
     Returns
     -------
@@ -116,26 +133,45 @@ def neighbour_recall(vectors: Vectors, reference: Vectors, dims: Sequence[int], 
     >>> neighbour_recall(vectors, vectors, [2], k=1).tolist()
     [1.0]
     """
-    means: Floats = neighbour_recalls(vectors, reference, dims, k=k).mean(axis=0)
+    means: Floats = neighbour_recalls(vectors, reference, dims, k=k, similarity=similarity).mean(axis=0)
     return means
 
 
-def neighbour_recalls(vectors: Vectors, reference: Vectors, dims: Sequence[int], *, k: int = 10) -> Floats:
+def neighbour_recalls(
+    vectors: Vectors,
+    reference: Vectors,
+    dims: Sequence[int],
+    *,
+    k: int = 10,
+    similarity: Similarity = COSINE,
+    precision: str = "float32",
+) -> Floats:
     """Return the recall of every text by itself, for statistics over texts: float64 [texts, len(dims)].
 
-    Parameters and errors are those of `neighbour_recall`.
+    Parameters and errors are those of `neighbour_recall`; `precision` is how an index keeps the neighbours
+    that are searched, whose reference is float32.
     """
     _check_rows(vectors, reference, at_least=k + 1)
-    (expected,) = _neighbours(reference, [reference.shape[1]], k)
-    return np.stack([_overlap(found, expected) for found in _neighbours(vectors, dims, k)], axis=1)
+    (expected,) = _neighbours(reference, reference, [reference.shape[1]], k, similarity)
+    if precision == "float32":
+        found = _neighbours(vectors, vectors, dims, k, similarity)
+    else:
+        keepers = [Keeper.fit(vectors, d, precision, unit=similarity.unit) for d in dims]
+        found = [
+            _neighbours(keeper.asked(vectors), keeper.kept(vectors), [keeper.dims], k, similarity)[0]
+            for keeper in keepers
+        ]
+    return np.stack([_overlap(near, expected) for near in found], axis=1)
 
 
-def _neighbours(vectors: Vectors, dims: Sequence[int], k: int) -> list[Indices]:
+def _neighbours(
+    asked: Vectors, held: Vectors, dims: Sequence[int], k: int, similarity: Similarity
+) -> list[Indices]:
     """Return, for every width, the k nearest other rows of each row: int64 [rows, k]."""
     found: list[list[Indices]] = [[] for _ in dims]
-    for rows, position, cosines in block_cosines(vectors, vectors, dims):
-        cosines[np.arange(len(cosines)), np.arange(rows.start, rows.stop)] = -np.inf
-        found[position].append(top_k(cosines, k))
+    for rows, position, similar in similarity.of_blocks(asked, held, dims):
+        similar[np.arange(len(similar)), np.arange(rows.start, rows.stop)] = -np.inf
+        found[position].append(top_k(similar, k))
     return [np.concatenate(blocks) for blocks in found]
 
 
@@ -188,6 +224,15 @@ def _check_rows(vectors: Sized, reference: Sized, *, at_least: int) -> None:
         raise UserError(f"{len(vectors)} texts are too few: expected at least {at_least}")
 
 
+def check_varies(reference: Vectors) -> None:
+    """Raise a `UserError` if all texts look alike to the reference: nothing can agree with that."""
+    if look_alike(reference):
+        raise UserError(
+            f"all {len(reference)} texts look alike to the full size, to which their vectors are the same: "
+            f"similarity does not vary, so no size can agree with it; expected a model that tells them apart"
+        )
+
+
 def agreement_grids(
     model: Any,
     reference: Vectors,
@@ -233,23 +278,27 @@ def agreement_grids(
     Raises
     ------
     UserError
-        If the model lacks a size, or there are too few texts.
+        If the model lacks a size, there are too few texts, or they all look alike to the reference.
     """
     check_cut(cut)
     _check_rows(texts, reference, at_least=max(3, k + 1))
+    check_varies(reference)
     encoder = as_exits(model)
     wanted = sizes_of(encoder, sizes)
     table = dims_by_layer(wanted)
-    exits = encoder.exits(list(texts), layers=list(table), **encoding)
+    exits = finite(encoder.exits(list(texts), layers=list(table), **encoding), texts)
+    similarity = similarity_of(encoder)
     recall = f"recall@{k}"
     scores: dict[str, list[float]] = {"similarity": [], recall: [], "cosine": []}
     for n, dims in table.items():
         turned = turn(exits[n], cut, seed=seed)
-        scores["similarity"] += similarity_agreement(turned, reference, dims, pairs=pairs, seed=seed).tolist()
-        scores[recall] += neighbour_recall(turned, reference, dims, k=k).tolist()
+        scores["similarity"] += similarity_agreement(
+            turned, reference, dims, pairs=pairs, seed=seed, similarity=similarity
+        ).tolist()
+        scores[recall] += neighbour_recall(turned, reference, dims, k=k, similarity=similarity).tolist()
         if cut == "prefix" and turned.shape[1] == reference.shape[1]:
             scores["cosine"] += reference_cosine(turned, reference, dims).tolist()
-    details = {"texts": len(texts)}
+    details = {"texts": len(texts), **similarity_details(encoder)}
     return {
         measure: Grid(wanted, {"texts": tuple(100 * v for v in values)}, measure, cut, name, details)
         for measure, values in scores.items()
@@ -303,7 +352,7 @@ def fidelity(
     Raises
     ------
     UserError
-        If the measure is not known, or there are too few texts.
+        If the measure is not known, there are too few texts, or they all look alike to the full size.
     """
     check_measure(measure)
     distinct = list(dict.fromkeys(texts))
@@ -315,20 +364,25 @@ def fidelity(
     encoder = as_exits(model)
     wanted = with_full(encoder, sizes)
     table = dims_by_layer(wanted)
-    exits = encoder.exits(distinct, layers=list(table), **encoding)
+    exits = finite(encoder.exits(distinct, layers=list(table), **encoding), distinct)
     reference = exits[wanted[-1].layers]
-    kept = {layer: kept_as(exits[layer], precision) for layer in table}
+    check_varies(reference)
+    similarity = similarity_of(encoder)
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    columns: list[Floats] = []
     if measure == "similarity":
         pairs = (
             np.random.default_rng(seed).permutation(len(distinct))[: len(distinct) // 2 * 2].reshape(-1, 2)
         )
-        gold = pair_cosines(reference, pairs, [reference.shape[1]])
-        columns = [pair_cosines(kept[layer], pairs, dims) for layer, dims in table.items()]
+        gold = similarity.of_pairs(reference, pairs, [reference.shape[1]])
+        for layer, dims in table.items():
+            for kept, widths in kept_widths(exits[layer], dims, precision, unit=similarity.unit):
+                columns.append(similarity.of_pairs(kept, pairs, widths))
         agreement = {"similarity": np.concatenate([*columns, gold], axis=1)}
         replicates = bootstrap_spearman(agreement, {"similarity": gold[:, 0]}, **options)
     else:
-        columns = [neighbour_recalls(kept[layer], reference, dims, k=k) for layer, dims in table.items()]
+        asked: dict[str, Any] = {"k": k, "similarity": similarity, "precision": precision}
+        columns = [neighbour_recalls(exits[layer], reference, dims, **asked) for layer, dims in table.items()]
         perfect = np.ones((len(distinct), 1))
         replicates = bootstrap_means({"recall": np.concatenate([*columns, perfect], axis=1)}, **options)
     return quality_of(
@@ -340,7 +394,7 @@ def fidelity(
         fidelity=True,
         precision=precision,
         name=name,
-        details={"date": date.today().isoformat(), **(details or {})},
+        details={"date": date.today().isoformat(), **similarity_details(encoder), **(details or {})},
     )
 
 

@@ -16,6 +16,11 @@ Indices = NDArray[np.int64]
 _PAIRS_A_BLOCK = 8192
 _CELLS_A_BLOCK = 2**24
 
+ROUNDING = 1e-5
+"""Vectors of unit length that are nearer than this differ by the rounding of float32 alone."""
+
+_SAME = 1 - ROUNDING**2 / 2
+
 
 def pair_cosines(vectors: Vectors, pairs: Indices, dims: Sequence[int]) -> Floats:
     """Return the cosine of each pair of rows at each width, cut first and normalised after.
@@ -32,7 +37,8 @@ def pair_cosines(vectors: Vectors, pairs: Indices, dims: Sequence[int]) -> Float
     Returns
     -------
     numpy.ndarray
-        Float64 [pairs, len(dims)]; 0 where a cut vector is all zeros.
+        Float64 [pairs, len(dims)]; 0 where a cut vector is all zeros. Vectors that differ by rounding alone
+        have a cosine of 1 exactly, so that no rank is made of the last bits.
 
     Examples
     --------
@@ -46,7 +52,7 @@ def pair_cosines(vectors: Vectors, pairs: Indices, dims: Sequence[int]) -> Float
         left, right = vectors[block[:, 0]], vectors[block[:, 1]]
         lengths = np.sqrt(_prefix_dots(left, left, dims) * _prefix_dots(right, right, dims))
         cosines[start : start + _PAIRS_A_BLOCK] = _divide(_prefix_dots(left, right, dims), lengths)
-    return cosines
+    return _with_exact_ends(cosines)
 
 
 def aligned_cosines(left: Vectors, right: Vectors, dims: Sequence[int]) -> Floats:
@@ -85,7 +91,7 @@ def block_cosines(
             dots += block[:, first:last] @ targets[:, first:last].T
             # Equal documents may differ in the last bit of a matrix product; rounding keeps them tied.
             cosines = _divide(dots, own_lengths[:, position, None] * lengths[None, :, position])
-            yield rows, position, np.round(cosines, 12)
+            yield rows, position, _with_exact_ends(np.round(cosines, 12))
 
 
 def top_k(scores: Floats, k: int) -> Indices:
@@ -134,6 +140,24 @@ def _prefix_dots(left: Vectors, right: Vectors, dims: Sequence[int]) -> Floats:
     return np.cumsum(sums, axis=1)
 
 
+def look_alike(vectors: Vectors) -> bool:
+    """Return whether all rows point the same way, up to rounding: the vectors of a collapsed model.
+
+    >>> look_alike(np.array([[1.0, 2.0], [2.0, 4.0000001]])), look_alike(np.array([[1.0, 2.0], [1.0, 2.1]]))
+    (True, False)
+    """
+    rows = np.arange(len(vectors), dtype=np.int64)
+    pairs = np.stack([np.zeros_like(rows), rows], axis=1)
+    return bool((pair_cosines(vectors, pairs, [vectors.shape[1]]) == 1).all())
+
+
+def _with_exact_ends(cosines: Floats) -> Floats:
+    """Make 1 and -1 of cosines that differ from them by rounding, in place."""
+    cosines[cosines > _SAME] = 1
+    cosines[cosines < -_SAME] = -1
+    return cosines
+
+
 def _divide(dots: Floats, lengths: Floats) -> Floats:
     return np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
 
@@ -142,7 +166,7 @@ Correlation = Callable[[Floats, Floats], Floats]
 
 
 def pearson(values: Floats, gold: Floats) -> Floats:
-    """Return Pearson's correlation of each column with the gold; nan for a column that never varies.
+    """Return Pearson's correlation of each column with the gold; nan if either never varies.
 
     Parameters
     ----------
@@ -158,7 +182,7 @@ def pearson(values: Floats, gold: Floats) -> Floats:
     """
     left, right = values - values.mean(axis=0), gold - gold.mean()
     lengths = np.sqrt((left**2).sum(axis=0) * (right**2).sum())
-    varies = np.ptp(values, axis=0) > 0
+    varies = (np.ptp(values, axis=0) > 0) & (np.ptp(gold) > 0)
     undefined = np.full(values.shape[1], np.nan)
     correlations: Floats = np.divide(right @ left, lengths, out=undefined, where=varies)
     return np.clip(correlations, -1.0, 1.0)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from matryoshka2d.encoder.loading import Side, side_prompt
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.evaluation.cosine import Floats, Vectors
 from matryoshka2d.size import Size, default_sizes, parse_sizes
@@ -15,7 +16,11 @@ from matryoshka2d.size import Size, default_sizes, parse_sizes
 
 @runtime_checkable
 class Exits(Protocol):
-    """A model that gives every exit in one pass, such as an `ElasticEncoder`."""
+    """A model that gives every exit in one pass, such as an `ElasticEncoder`.
+
+    It may also have ``prompts``, ``default_prompt_name`` and ``similarity_fn_name``, with the meaning that
+    they have for a SentenceTransformer.
+    """
 
     @property
     def depth(self) -> int:
@@ -41,6 +46,9 @@ class Exits(Protocol):
 class PlainExits:
     """A plain SentenceTransformer seen as a model that has its full depth only.
 
+    Its vectors are compared as it compares them: by its own similarity, with the lengths that it gives them.
+    Only a model that is compared by cosine has them scaled to unit length.
+
     Parameters
     ----------
     model
@@ -54,6 +62,9 @@ class PlainExits:
         self.model = model
         self.depth = depth or _configured_depth(model)
         self.width = int(model.encode(["width"], show_progress_bar=False).shape[1])
+        self.prompts = dict(getattr(model, "prompts", None) or {})
+        self.default_prompt_name = getattr(model, "default_prompt_name", None)
+        self.similarity_fn_name = getattr(model, "similarity_fn_name", None) or "cosine"
 
     def exits(
         self,
@@ -64,8 +75,12 @@ class PlainExits:
         prompt: str | None = None,
         batch_size: int = 64,
         show_progress_bar: bool = False,
+        task: Side | None = None,
     ) -> dict[int, NDArray[np.float32]]:
-        """Return the vectors of the last layer; any other layer is refused."""
+        """Return the vectors of the last layer; any other layer is refused.
+
+        `task` chooses the side of a model that has other modules for queries than for documents.
+        """
         absent = sorted(set(layers or [self.depth]) - {self.depth})
         if absent:
             raise UserError(f"a plain SentenceTransformer has no exit {absent[0]}: load it as ElasticEncoder")
@@ -75,9 +90,66 @@ class PlainExits:
             prompt=prompt,
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
-            normalize_embeddings=True,
+            normalize_embeddings=self.similarity_fn_name == "cosine",
+            **({} if task is None else {"task": task}),
         )
         return {self.depth: np.asarray(vectors, dtype=np.float32)}
+
+
+def side_exits(
+    model: Exits,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
+    **options: Any,
+) -> dict[int, NDArray[np.float32]]:
+    """Return the exits of queries or of documents, behind the prompt that the model has for that side.
+
+    Parameters
+    ----------
+    model, texts
+        As in `Exits.exits`.
+    side
+        What the texts are: as in ``encode_query`` and ``encode_document`` of a SentenceTransformer.
+    prompt_name, prompt
+        Another prompt of the model, or another text, instead of the side's own.
+    **options
+        The other arguments of `Exits.exits`.
+    """
+    if prompt is None and prompt_name is None:
+        prompt = side_prompt(model, side)
+    if isinstance(model, PlainExits) and hasattr(model.model, "encode_query"):
+        options["task"] = side
+    return finite(model.exits(list(texts), prompt_name=prompt_name, prompt=prompt, **options), texts)
+
+
+def side_prompt_of(model: Exits, side: Side, *, prompt_name: str | None, prompt: str | None) -> str:
+    """Return the prompt that `side_exits` puts before texts, empty for none."""
+    if prompt is not None:
+        return prompt
+    if prompt_name is not None:
+        return str((getattr(model, "prompts", None) or {}).get(prompt_name) or "")
+    return side_prompt(model, side)
+
+
+def finite(exits: dict[int, NDArray[np.float32]], texts: Sequence[str]) -> dict[int, NDArray[np.float32]]:
+    """Return exits as they are, or raise a `UserError` if a vector holds NaN or infinity."""
+    for layer, vectors in exits.items():
+        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(broken):
+            raise UserError(
+                f"the model gives vectors that hold NaN or infinity, for {len(broken)} of {len(texts)} texts "
+                f"after layer {layer}, as for {_shortened(texts[broken[0]])!r}: its weights are broken, or "
+                f"the precision is too narrow for them"
+            )
+    return exits
+
+
+def _shortened(text: str, most: int = 40) -> str:
+    """Return the start of a text."""
+    return text if len(text) <= most else text[:most] + "…"
 
 
 def _configured_depth(model: Any) -> int:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,22 @@ class Grid:
         losses = (Inversion(size, smaller, values[smaller] - values[size]) for size, smaller in self._steps())
         return tuple(step for step in losses if step.loss > tolerance)
 
+    def undefined(self, set_name: str = MEAN) -> tuple[Size, ...]:
+        """Return the sizes without a score: nothing they say varies, so that nothing can be ranked."""
+        return tuple(size for size, value in self.values(set_name).items() if math.isnan(value))
+
+    def noted(self) -> Grid:
+        """Return the grid with a note, among its details, of every set without a score at some size."""
+        own = [
+            f"set {name}: similarity does not vary at {_some(self.undefined(name))}: all texts look alike "
+            f"there, and no score is defined"
+            for name in self.scores
+            if self.undefined(name)
+        ]
+        if not own:
+            return self
+        return replace(self, details={**self.details, "notes": [*self.details.get("notes", []), *own]})
+
     def _steps(self) -> Iterator[tuple[Size, Size]]:
         """Yield every size with its shallower and its narrower neighbour in the grid."""
         for size in self.sizes:
@@ -290,6 +306,10 @@ class Grid:
             cells = [_cell(values[size]) for values in columns.values()]
             lines.append(",".join([str(size), str(size.layers), str(size.dims), *cells]))
         return "\n".join(lines) + "\n"
+
+
+def _some(sizes: tuple[Size, ...], most: int = 6) -> str:
+    return ", ".join(map(str, sizes[:most])) + (" …" if len(sizes) > most else "")
 
 
 def _rounded(value: float) -> float | None:

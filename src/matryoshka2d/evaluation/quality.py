@@ -26,8 +26,7 @@ from matryoshka2d.evaluation.cosine import Floats
 from matryoshka2d.evaluation.cost import INDEX_PRECISIONS
 from matryoshka2d.evaluation.exits import Exits, as_exits, sizes_of
 from matryoshka2d.evaluation.grid import Grid
-from matryoshka2d.evaluation.index_precision import IndexedExits, kept_as
-from matryoshka2d.evaluation.retrieval import retrieval_scores
+from matryoshka2d.evaluation.retrieval import retrieval_details, scores_by_precision
 from matryoshka2d.evaluation.retrieval_sets import RetrievalSet
 from matryoshka2d.evaluation.sts import EncodedSts, StsSet, encode_sts
 from matryoshka2d.size import Size, parse_sizes
@@ -307,8 +306,7 @@ def encoded_quality(
     """Return the quality from sets that are encoded already, their last size being the full one."""
     full = encoded.sizes[-1]
     reference = encoded.cosines([full])
-    kept = {layer: kept_as(vectors, precision) for layer, vectors in encoded.vectors.items()}
-    cosines = replace(encoded, vectors=kept).cosines()
+    cosines = encoded.cosines(precision=precision)
     columns = {one: np.concatenate([cosines[one], reference[one]], axis=1) for one in cosines}
     gold = {one.name: one.gold for one in encoded.sets}
     return quality_of(
@@ -318,7 +316,7 @@ def encoded_quality(
         units={one.name: len(one) for one in encoded.sets},
         precision=precision,
         name=name,
-        details=details,
+        details={**encoded.details, **(details or {})},
     )
 
 
@@ -346,29 +344,63 @@ def retrieval_quality(
     **encoding
         The other arguments of `retrieval_scores`.
     """
-    encoder = as_exits(model)
-    wanted = with_full(encoder, sizes)
-    indexed = encoder if precision == "float32" else IndexedExits(encoder, precision)
-    tables = {}
-    for one in sets:
-        scores = retrieval_scores(indexed, one, sizes=wanted, k=k, **encoding)["prefix"]
-        full = wanted[-1:]
-        reference = (
-            {full[0]: scores[full[0]]}
-            if indexed is encoder
-            else retrieval_scores(encoder, one, sizes=full, k=k, **encoding)["prefix"]
-        )
-        tables[one.name] = np.stack([*(scores[size] for size in wanted), *reference.values()], axis=1)
-    return quality_of(
-        bootstrap_means(tables, resamples=resamples, seed=seed),
-        wanted,
-        metric=f"ndcg@{k}",
-        units={one.name: len(one.judged) for one in sets},
-        of="queries",
-        precision=precision,
+    found = retrieval_qualities(
+        model,
+        sets,
+        precisions=(precision,),
+        sizes=sizes,
+        k=k,
+        resamples=resamples,
+        seed=seed,
         name=name,
         details=details,
+        **encoding,
     )
+    return found[precision]
+
+
+def retrieval_qualities(
+    model: Any,
+    sets: Sequence[RetrievalSet],
+    *,
+    precisions: Iterable[str],
+    sizes: str | Iterable[str | Size] | None = None,
+    k: int = 10,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    name: str = "",
+    details: Mapping[str, Any] | None = None,
+    **encoding: Any,
+) -> dict[str, Quality]:
+    """Return index precision → what `retrieval_quality` gives, from one pass over queries and documents."""
+    encoder = as_exits(model)
+    wanted = with_full(encoder, sizes)
+    asked = tuple(precisions)
+    every = tuple(dict.fromkeys(["float32", *asked]))
+    scores = {
+        one.name: scores_by_precision(encoder, one, precisions=every, sizes=wanted, k=k, **encoding)
+        for one in sets
+    }
+    known = retrieval_details(encoder, sets, **encoding)
+
+    def quality(precision: str) -> Quality:
+        tables = {}
+        for one, found in scores.items():
+            reference = found["float32"]["prefix"][wanted[-1]]
+            own = found[precision]["prefix"]
+            tables[one] = np.stack([*(own[size] for size in wanted), reference], axis=1)
+        return quality_of(
+            bootstrap_means(tables, resamples=resamples, seed=seed),
+            wanted,
+            metric=f"ndcg@{k}",
+            units={one.name: len(one.judged) for one in sets},
+            of="queries",
+            precision=precision,
+            name=name,
+            details={**known, **(details or {})},
+        )
+
+    return {precision: quality(precision) for precision in asked}
 
 
 def labelled_qualities(
@@ -388,8 +420,8 @@ def labelled_qualities(
     model, sizes, name, details
         As in `sts_quality`; the date is added to the details.
     source
-        Sentence pairs, which are encoded once for all precisions and may be encoded already, or retrieval
-        sets, which are encoded for each.
+        Sentence pairs, which may be encoded already, or retrieval sets; they are encoded once for all
+        precisions.
     precisions
         As in `INDEX_PRECISIONS`.
     **encoding
@@ -398,12 +430,9 @@ def labelled_qualities(
     kept = {"date": date.today().isoformat(), **(details or {})}
     if not isinstance(source, EncodedSts) and isinstance(source[0], RetrievalSet):
         sets = [one for one in source if isinstance(one, RetrievalSet)]
-        return {
-            one: retrieval_quality(
-                model, sets, sizes=sizes, precision=one, name=name, details=kept, **encoding
-            )
-            for one in precisions
-        }
+        return retrieval_qualities(
+            model, sets, precisions=precisions, sizes=sizes, name=name, details=kept, **encoding
+        )
     if not isinstance(source, EncodedSts):
         pairs = [one for one in source if isinstance(one, StsSet)]
         source = encode_sts(model, pairs, sizes=with_full(as_exits(model), sizes), **encoding)

@@ -24,15 +24,18 @@ class RetrievalSet:
     name
         How it is shown.
     corpus, queries
-        id → text. A query without a relevant document is not evaluated.
+        id → text. A query that is not judged is not evaluated.
     relevance
         Query id → document id → grade, a whole number; documents not named, and grades below 1, are not
-        relevant.
+        relevant. Judged queries that are not among the queries are left out; judged documents that the corpus
+        lacks cannot be found, and stay in the ideal ranking. `notes` says so.
+    remarks
+        What else a reader of the scores must know of the set, a line each; `notes` begins with them.
 
     Raises
     ------
     UserError
-        If no query has a relevant document, or an id is unknown.
+        If no query has a relevant document, or none of the judged queries or relevant documents is there.
 
     Examples
     --------
@@ -44,24 +47,46 @@ class RetrievalSet:
     corpus: Mapping[str, str]
     queries: Mapping[str, str]
     relevance: Mapping[str, Mapping[str, int]]
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for query, grades in self.relevance.items():
-            if query not in self.queries:
-                raise UserError(f"set {self.name}: query '{query}' is judged but is not among the queries")
-            absent = [document for document in grades if document not in self.corpus]
-            if absent:
-                raise UserError(
-                    f"set {self.name}: document '{absent[0]}' is judged for query '{query}' "
-                    f"but is not in the corpus"
-                )
-        if not self.judged:
+        asked = [query for query in self.relevance if query in self.queries]
+        if self.relevance and not asked:
+            raise UserError(
+                f"set {self.name}: none of the {len(self.relevance)} judged queries is among the queries, as "
+                f"'{next(iter(self.relevance))}': expected judgements of the same set"
+            )
+        relevant = [d for query in asked for d, grade in self.relevance[query].items() if grade > 0]
+        if not relevant:
             raise UserError(f"set {self.name}: no query has a relevant document, expected at least one")
+        if not any(document in self.corpus for document in relevant):
+            raise UserError(
+                f"set {self.name}: none of the {len(relevant)} relevant documents is in the corpus, as "
+                f"'{relevant[0]}': expected judgements of the same set"
+            )
 
     @property
     def judged(self) -> tuple[str, ...]:
-        """The ids of the queries that are evaluated: those with a relevant document."""
-        return tuple(q for q in self.queries if any(g > 0 for g in self.relevance.get(q, {}).values()))
+        """The ids of the queries that are evaluated: those that are judged, as in trec_eval."""
+        return tuple(query for query in self.queries if self.relevance.get(query))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the scores must know of the set, a line each."""
+        queries = [query for query in self.relevance if query not in self.queries]
+        documents = {d: None for q in self.judged for d in self.relevance[q] if d not in self.corpus}
+        notes = list(self.remarks)
+        if queries:
+            notes.append(
+                f"set {self.name}: {len(queries)} of {len(self.relevance)} judged queries are not among the "
+                f"queries and are left out, as '{queries[0]}'"
+            )
+        if documents:
+            notes.append(
+                f"set {self.name}: {len(documents)} judged documents are not in the corpus and cannot be "
+                f"found, as '{next(iter(documents))}'; they stay in the ideal ranking"
+            )
+        return tuple(notes)
 
 
 def read_retrieval(
@@ -104,8 +129,9 @@ def read_beir(
     folder
         Where the files are.
     qrels
-        The judgements; ``qrels.tsv`` or ``qrels/test.tsv`` of the folder by default. Name another to
-        evaluate another split.
+        The judgements; ``qrels.tsv`` or ``qrels/test.tsv`` of the folder by default, or the only others that
+        it holds. To evaluate another split, name its file, or the split: ``dev`` is ``qrels/dev.tsv`` or
+        ``qrels_dev.tsv`` of the folder.
     name
         The name of the set; that of the folder by default.
 
@@ -122,16 +148,50 @@ def read_beir(
         )
     corpus = _texts(root / "corpus.jsonl", may_be_empty=True)
     queries = _texts(root / "queries.jsonl", may_be_empty=False)
-    relevance = _judgements(_qrels_file(root, qrels), queries, corpus)
-    return RetrievalSet(name or root.resolve().name, corpus, queries, relevance)
+    shown, file = name or root.resolve().name, _qrels_file(root, qrels)
+    taken = file.relative_to(root).as_posix() if qrels is None else ""
+    remarks = (
+        (f"set {shown}: there are no test judgements, {taken} is taken",)
+        if taken not in ("", *_QRELS)
+        else ()
+    )
+    return RetrievalSet(shown, corpus, queries, _judgements(file), remarks)
 
 
 def _qrels_file(root: Path, qrels: str | os.PathLike[str] | None) -> Path:
-    candidates = [root / known for known in _QRELS] if qrels is None else [Path(qrels)]
+    if qrels is not None:
+        return _named_qrels(root, qrels)
+    candidates = [root / known for known in _QRELS]
     for file in candidates:
         if file.is_file():
             return file
+    others = _other_qrels(root)
+    if len(others) == 1:
+        return others[0]
+    if others:
+        there = ", ".join(file.relative_to(root).as_posix() for file in others)
+        raise UserError(
+            f"no test judgements: expected {' or '.join(map(str, candidates))}; name one of "
+            f"those that are there with --qrels: {there}"
+        )
     raise UserError(f"no judgements: expected {' or '.join(map(str, candidates))}")
+
+
+def _named_qrels(root: Path, qrels: str | os.PathLike[str]) -> Path:
+    """Return the file of judgements that a path, a path in the folder or the name of a split means."""
+    candidates = [Path(qrels), root / qrels, root / f"qrels/{qrels}.tsv", root / f"qrels_{qrels}.tsv"]
+    for file in candidates:
+        if file.is_file():
+            return file
+    there = ", ".join(file.relative_to(root).as_posix() for file in _other_qrels(root))
+    raise UserError(
+        f"no judgements called '{qrels}': expected a file, or a split of {root}"
+        + (f"; there are {there}" if there else "")
+    )
+
+
+def _other_qrels(root: Path) -> list[Path]:
+    return sorted(file for pattern in ("qrels*.tsv", "qrels/*.tsv") for file in root.glob(pattern))
 
 
 def _texts(file: Path, *, may_be_empty: bool) -> dict[str, str]:
@@ -152,25 +212,40 @@ def _texts(file: Path, *, may_be_empty: bool) -> dict[str, str]:
     return texts
 
 
-def _judgements(
-    file: Path, queries: Mapping[str, str], corpus: Mapping[str, str]
-) -> dict[str, dict[str, int]]:
+def _judgements(file: Path) -> dict[str, dict[str, int]]:
     relevance: dict[str, dict[str, int]] = {}
+    started = False
     for line, content in enumerate(read_text(file).split("\n"), start=1):
-        fields = content.strip().split("\t")
-        is_header = line == 1 and not fields[-1].strip().lstrip("-").isdigit()
-        if is_header or not content.strip():
+        if not content.strip():
             continue
-        if len(fields) != 3 or not fields[2].lstrip("-").isdigit():
+        fields = [field.strip() for field in content.strip().split("\t")]
+        grade = _grade(fields[-1])
+        is_header, started = not started and grade is None and not _is_number(fields[-1]), True
+        if is_header:
+            continue
+        if len(fields) != 3 or grade is None:
             raise UserError(
                 f"{file} line {line}: expected query-id, corpus-id and a whole number, tab-separated"
             )
-        query, document, grade = fields
-        for key, known, where in ((query, queries, "queries.jsonl"), (document, corpus, "corpus.jsonl")):
-            if key not in known:
-                raise UserError(f"{file} line {line}: '{key}' is not in {where}")
-        relevance.setdefault(query, {})[document] = int(grade)
+        relevance.setdefault(fields[0], {})[fields[1]] = grade
     return relevance
+
+
+def _grade(text: str) -> int | None:
+    """Return a grade, which may be written as a decimal number, or None if it is not whole."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return int(value) if value.is_integer() else None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 # --- SQuAD: a question finds the paragraph that answers it -----------------------------------------------

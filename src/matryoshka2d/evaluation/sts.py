@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from matryoshka2d.errors import UserError, did_you_mean
-from matryoshka2d.evaluation.cosine import Floats, Indices, Vectors, correlation_of, pair_cosines
-from matryoshka2d.evaluation.exits import as_exits, check_cut, dims_by_layer, sizes_of, turn
+from matryoshka2d.evaluation.cosine import Floats, Indices, Vectors, correlation_of
+from matryoshka2d.evaluation.exits import as_exits, check_cut, dims_by_layer, finite, sizes_of, turn
 from matryoshka2d.evaluation.grid import Grid
+from matryoshka2d.evaluation.index_precision import kept_widths
+from matryoshka2d.evaluation.similarity import Similarity, similarity_details, similarity_of
 from matryoshka2d.size import Size
 
 PAPER_ORDER = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
@@ -292,6 +294,10 @@ class EncodedSts:
         Set name → int64 [pairs, 2]: rows of the vectors.
     fit
         layer → float32 [texts, width] on which a PCA cut is fitted; empty to fit on the texts themselves.
+    similarity
+        How two vectors are compared: the model's own similarity.
+    details
+        What a reader must know of the model, as it stands in the grids: see `similarity_details`.
     """
 
     sets: tuple[StsSet, ...]
@@ -299,11 +305,19 @@ class EncodedSts:
     vectors: Mapping[int, Vectors]
     pairs: Mapping[str, Indices]
     fit: Mapping[int, Vectors] = field(default_factory=dict)
+    similarity: Similarity = field(default_factory=Similarity)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def cosines(
-        self, sizes: Iterable[Size] | None = None, *, cut: str = "prefix", seed: int = 0
+        self,
+        sizes: Iterable[Size] | None = None,
+        *,
+        cut: str = "prefix",
+        seed: int = 0,
+        precision: str = "float32",
     ) -> dict[str, Floats]:
-        """Return the cosine of every pair at every size, for statistics over pairs.
+        """Return the similarity of every pair at every size, for statistics over pairs: for most models "
+        "its cosine.
 
         Parameters
         ----------
@@ -311,6 +325,9 @@ class EncodedSts:
             Ascending; all of `self.sizes` by default.
         cut, seed
             As in `matryoshka2d.evaluation.turn`.
+        precision
+            How an index keeps both vectors of a pair: ``"float32"``, ``"int8"`` or ``"binary"``. The ranges
+            of int8 are learnt from the texts of all sets.
 
         Returns
         -------
@@ -320,8 +337,9 @@ class EncodedSts:
         blocks: dict[str, list[Floats]] = {name: [] for name in self.pairs}
         for layer, dims in dims_by_layer(self.sizes if sizes is None else sizes).items():
             turned = turn(self.vectors[layer], cut, fit=self.fit.get(layer), seed=seed)
-            for name, pairs in self.pairs.items():
-                blocks[name].append(pair_cosines(turned, pairs, dims))
+            for vectors, widths in kept_widths(turned, dims, precision, unit=self.similarity.unit):
+                for name, pairs in self.pairs.items():
+                    blocks[name].append(self.similarity.of_pairs(vectors, pairs, widths))
         return {name: np.concatenate(columns, axis=1) for name, columns in blocks.items()}
 
     def grid(
@@ -365,7 +383,8 @@ class EncodedSts:
             for pairs in self.sets
         }
         counts = {"pairs": {pairs.name: len(pairs) for pairs in self.sets}}
-        return Grid(self.sizes, scores, metric, cut, name, {**counts, **(details or {})})
+        known = {**counts, **self.details, **(details or {})}
+        return Grid(self.sizes, scores, metric, cut, name, known).noted()
 
 
 def encode_sts(
@@ -402,7 +421,7 @@ def encode_sts(
     Raises
     ------
     UserError
-        If the model lacks a size.
+        If the model lacks a size, or its vectors hold NaN.
     """
     encoder = as_exits(model)
     wanted = sizes_of(encoder, sizes)
@@ -425,9 +444,12 @@ def encode_sts(
         batch_size=batch_size,
         show_progress_bar=show_progress_bar,
     )
+    finite(exits, [*rows, *fit_texts])
     vectors = {layer: exit_vectors[: len(rows)] for layer, exit_vectors in exits.items()}
     fit = {layer: exit_vectors[len(rows) :] for layer, exit_vectors in exits.items()} if fit_texts else {}
-    return EncodedSts(tuple(sets), wanted, vectors, pairs, fit)
+    return EncodedSts(
+        tuple(sets), wanted, vectors, pairs, fit, similarity_of(encoder), similarity_details(encoder)
+    )
 
 
 def sts_grid(

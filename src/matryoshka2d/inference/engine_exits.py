@@ -41,7 +41,9 @@ def open_exits(encoder: ElasticEncoder, precision: str = "auto") -> EngineExits:
     >>> sorted(exits), exits[3].shape
     ([1, 2, 3, 4, 5, 6], (1, 384))
     """
-    return EngineExits(open_torch(load(encoder), precision), encoder.sizes)
+    return EngineExits(
+        open_torch(load(encoder), precision), encoder.sizes, similarity=encoder.similarity_fn_name
+    )
 
 
 class EngineExits:
@@ -53,9 +55,14 @@ class EngineExits:
         A torch engine with the model.
     sizes
         The sizes to evaluate where none are named.
+    similarity
+        What the model's vectors are compared by, as sentence-transformers names it.
     """
 
-    def __init__(self, engine: BatchingEngine, sizes: Sequence[Size]) -> None:
+    def __init__(self, engine: BatchingEngine, sizes: Sequence[Size], *, similarity: str = "cosine") -> None:
+        self.prompts = dict(engine.tokenizer.prompts)
+        self.default_prompt_name = engine.tokenizer.default_prompt_name
+        self.similarity_fn_name = similarity
         self.depth, self.width, self.sizes = engine.depth, engine.width, tuple(sizes)
         self.precision = engine.precision
         # All exits of a text are one long vector to the batching.

@@ -75,6 +75,8 @@ def plan(
     texts: str | os.PathLike[str] | Iterable[str] | None = None,
     time_on: str | os.PathLike[str] | Iterable[str] | None = None,
     split: str = "test",
+    qrels: str | os.PathLike[str] | None = None,
+    exclude_self: bool | None = None,
     fidelity_by: str = "similarity",
     sizes: str | Iterable[str | Size] | None = None,
     engine: str = "auto",
@@ -110,6 +112,10 @@ def plan(
         length of texts, so name your own where quality comes from the saved model.
     split
         Which rows of STS files.
+    qrels
+        Other judgements of the retrieval folders: see `read_beir`.
+    exclude_self
+        Whether a query never finds the document of its own id: see `retrieval_scores`.
     fidelity_by
         ``"similarity"`` or ``"recall"``: see `matryoshka2d.evaluation.agreement.fidelity`.
     sizes
@@ -152,7 +158,9 @@ def plan(
 
     limits = budget if isinstance(budget, Budget) else Budget.from_dict(budget or {})
     check_measure(fidelity_by)
-    sources = read_sources(sts=sts, retrieval=retrieval, texts=texts, time_on=time_on, split=split)
+    sources = read_sources(
+        sts=sts, retrieval=retrieval, texts=texts, time_on=time_on, split=split, qrels=qrels
+    )
     check_before_loading(model, sources, sizes=sizes, save=save)
     encoder = _load(model, pooling, device)
     opened = open_engine(
@@ -169,6 +177,7 @@ def plan(
         precision=limits.precision,
         sizes=sizes,
         fidelity_by=fidelity_by,
+        exclude_self=exclude_self,
         name=_name(model),
         save_to=str(model) if save else None,
         show_progress_bar=show_progress_bar,
@@ -194,17 +203,20 @@ def read_sources(
     texts: str | os.PathLike[str] | Iterable[str] | None = None,
     time_on: str | os.PathLike[str] | Iterable[str] | None = None,
     split: str = "test",
+    qrels: str | os.PathLike[str] | None = None,
 ) -> Sources:
     """Read every file that a plan needs; arguments as in `plan`."""
     from matryoshka2d.evaluation import read_retrieval, read_sts
 
+    if qrels is not None and retrieval is None:
+        raise UserError("qrels are judgements of retrieval sets: expected --retrieval FOLDER beside them")
     if sum(source is not None for source in (sts, retrieval, texts)) > 1:
         raise UserError(
             "quality can come from one kind of data only: expected one of sts, retrieval and texts"
         )
     return Sources(
         tuple(read_sts(_only(sts), split)) if sts is not None else (),
-        tuple(read_retrieval(folder) for folder in _listed(retrieval)),
+        tuple(read_retrieval(folder, qrels=qrels) for folder in _listed(retrieval)),
         _texts(texts),
         _texts(time_on),
         {"split": split} if sts is not None else {},
@@ -289,6 +301,7 @@ def measured_quality(
     precision: str,
     sizes: str | Iterable[str | Size] | None = None,
     fidelity_by: str = "similarity",
+    exclude_self: bool | None = None,
     name: str = "",
     save_to: str | None = None,
     show_progress_bar: bool = False,
@@ -327,6 +340,7 @@ def measured_quality(
         sizes=sizes,
         name=name,
         details=sources.details,
+        **({"exclude_self": exclude_self} if sources.retrieval else {}),
         show_progress_bar=show_progress_bar,
     )
     if save_to is not None:

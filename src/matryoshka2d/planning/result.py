@@ -167,6 +167,12 @@ class Plan:
                 f"{quality.total} {quality.of} are too few to tell: intervals from fewer than "
                 f"{_FEWEST_UNITS} are not to be trusted"
             )
+        if quality.grid.undefined():
+            yield (
+                f"similarity does not vary at {len(quality.grid.undefined())} of {len(self.rows)} sizes: all "
+                f"texts look alike there, no score is defined, and no such size is taken"
+            )
+        yield from quality.details.get("notes", ())
         if self.undecided:
             yield self._too_small()
         yield from self._not_told_apart()
