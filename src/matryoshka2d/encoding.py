@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from matryoshka2d.errors import UserError, did_you_mean
-from matryoshka2d.files import check_file_free, staged_file
+from matryoshka2d.files import check_file_free, open_vectors, staged_file
+from matryoshka2d.finite import NotFiniteError
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
@@ -174,11 +175,25 @@ def read_texts(source: str | os.PathLike[str], *, column: str | None = None) -> 
 
 
 def embedded_chunks(
-    engine: Engine, chunks: Iterable[list[Row]], column: str, size: Size, prompt_name: str | None, bar: Any
+    engine: Engine,
+    chunks: Iterable[list[Row]],
+    column: str,
+    size: Size,
+    prompt_name: str | None,
+    bar: Any,
+    before: int = 0,
 ) -> Iterator[Chunk]:
-    """Yield (rows, vectors float32 [rows, dims]) for chunks of rows, one chunk in memory at a time."""
+    """Yield (rows, vectors float32 [rows, dims]) for chunks of rows, one chunk in memory at a time.
+
+    A text whose vector is not finite is named by its number in the file, of which `before` texts are done.
+    """
     for rows in chunks:
-        yield rows, engine.embed([row[column] for row in rows], size, prompt_name=prompt_name)
+        try:
+            vectors = engine.embed([row[column] for row in rows], size, prompt_name=prompt_name)
+        except NotFiniteError as error:
+            raise NotFiniteError(error.row, error.text, number=before + error.row + 1) from None
+        yield rows, vectors
+        before += len(rows)
         bar.update(len(rows))
 
 
@@ -313,7 +328,7 @@ def _check_unicode(row: Row, number: int, source: Path) -> None:
 
 
 def _write_npy(path: Path, chunks: Iterator[Chunk], survey: Survey, dims: int) -> None:
-    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(survey.rows, dims))
+    matrix = open_vectors(path, survey.rows, dims)
     start = 0
     for _, vectors in chunks:
         matrix[start : start + len(vectors)] = vectors

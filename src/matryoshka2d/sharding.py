@@ -168,7 +168,8 @@ def encode_shards(
                 continue
             chunks = _chunked(islice(rows, count))
             with staged_file(path) as temporary:
-                embedded = embedded_chunks(engine, chunks, survey.column, wanted, prompt_name, bar)
+                before = number * rows_per_shard
+                embedded = embedded_chunks(engine, chunks, survey.column, wanted, prompt_name, bar, before)
                 WRITERS[suffix](temporary, embedded, replace(survey, rows=count), wanted.dims)
     return Shards(survey.rows, shards, found)
 

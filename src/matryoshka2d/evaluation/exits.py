@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryoshka2d.errors import UserError
+from matryoshka2d.finite import check_finite
 from matryoshka2d.size import Size, default_sizes, parse_sizes
 
 
@@ -76,6 +77,7 @@ class PlainExits:
             show_progress_bar=show_progress_bar,
             normalize_embeddings=True,
         )
+        check_finite(vectors, texts)
         return {self.depth: np.asarray(vectors, dtype=np.float32)}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matryoshka2d.errors import UserError
+from matryoshka2d.finite import check_finite
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def compare(encoder: ElasticEncoder, size: Size, export: Loaded, texts: Sequence
     expected, found = [], []
     for prompt in _prompts(encoder):
         expected.append(encoder.encode(list(texts), size=size, prompt=prompt, show_progress_bar=False))
+        check_finite(expected[-1], texts)
         found.append(export(texts, prompt))
     return agreement(np.concatenate(found), np.concatenate(expected))
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryoshka2d.errors import UserError
+from matryoshka2d.finite import check_finite
 from matryoshka2d.inference.batches import packed_batches, padded_batches
 from matryoshka2d.inference.engine import Vectors
 from matryoshka2d.inference.runner import Runner
@@ -116,7 +117,9 @@ class BatchingEngine:
             for start, count in _chunks(len(distinct))
         )
         vectors = self._run(chunks, len(distinct), wanted)
-        return vectors if places is None else vectors[places]
+        vectors = vectors if places is None else vectors[places]
+        check_finite(vectors, texts, numbered=True)
+        return vectors
 
     def embed_tokens(self, tokens: Tokens, size: str | Size | None = None) -> Vectors:
         """Return the vectors of texts that are tokenised already, float32 [texts, dims]."""

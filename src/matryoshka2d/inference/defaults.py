@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
-from matryoshka2d.files import staged_file, user_cache
+from matryoshka2d.files import naming_the_cache, staged_file, user_cache
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -41,7 +41,7 @@ def save_default(model: str | Path, engine: str, precision: str, texts_per_secon
     """Remember a choice for a model on this machine; returns the file that holds it."""
     path = _place(model)
     entry = Default(engine, precision, processor(), date.today().isoformat(), round(texts_per_second, 1))
-    with staged_file(path) as temporary:
+    with naming_the_cache(), staged_file(path) as temporary:
         temporary.write_text(json.dumps(asdict(entry), indent=1) + "\n", encoding="utf-8")
     return path
 

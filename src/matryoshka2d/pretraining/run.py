@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from matryoshka2d.choices import given_options, stated
 from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import staged_folder
+from matryoshka2d.files import remove_folder, staged_folder
 from matryoshka2d.gathering import processes
 from matryoshka2d.precision import Precision, resolve_precision
 from matryoshka2d.pretraining.corpus import read_corpus
@@ -33,6 +32,7 @@ from matryoshka2d.training.guarded import run_guarded
 from matryoshka2d.training.progress import show_progress
 from matryoshka2d.training.settings import training_settings
 from matryoshka2d.training.trackers import keep_logs, trackers
+from matryoshka2d.training.unfinished import begin_anew
 from matryoshka2d.training.weight_types import cast_weights, widen
 from matryoshka2d.training.whole_checkpoints import last_complete_checkpoint
 
@@ -83,7 +83,7 @@ def pretrain(
     check_predicts_masked(encoder, name)
     sizes = sizes_of(encoder, options)
     if checkpoint is None:
-        shutil.rmtree(options.run_folder, ignore_errors=True)
+        begin_anew(options.run_folder, quiet=quiet)
     dtype = encoder.dtype
     widen(encoder, frozen=False, precision=precision)
     head, found = load_head(name, encoder)
@@ -102,6 +102,7 @@ def pretrain(
         )
         run_guarded(trainer, options.run_folder, checkpoint, advice)
     cast_weights(encoder, dtype)
+    trainer.check_weights()
     encoder.eval()
     _write(encoder, sizes, options, trainer.state.global_step)
     return encoder
@@ -201,4 +202,4 @@ def _write(encoder: ElasticEncoder, sizes: tuple[Size, ...], options: Pretrainin
         encoder.save(str(folder), create_model_card=False)
         keep_logs(options.run_folder, folder)
         write_model_card(folder, sizes, options, steps)
-    shutil.rmtree(options.run_folder, ignore_errors=True)
+    remove_folder(options.run_folder)

@@ -21,7 +21,7 @@ from matryoshka2d.training.column_prompts import mixture_prompts
 from matryoshka2d.training.head_fit import fit_heads
 from matryoshka2d.training.model_card import write_made
 from matryoshka2d.training.text_options import FitOptions
-from matryoshka2d.training.texts import Texts, exits_of, reading, split, texts_of
+from matryoshka2d.training.texts import Texts, exits_of, number_of, reading, split, texts_of, warn_of_few
 
 
 def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: Any) -> ElasticEncoder:
@@ -66,7 +66,12 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
     fitted_on, held_out = split(
         texts_of(mixture, mixture_prompts(encoder, mixture), options.texts, options.seed)
     )
-    count = sum(map(len, fitted_on.values()))
+    count = number_of(fitted_on)
+    if not number_of(held_out):
+        raise UserError(
+            f"too few texts for a fit: {count} given, of which some are left out to judge by; name more, a "
+            "few thousand at best, as --data texts.txt"
+        )
     if not quiet:
         print(f"Fitting {encoder.depth - 1} exits of {options.model} on {count} texts", file=sys.stderr)
     with reading(encoder, options.max_length):
@@ -81,6 +86,8 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
             "or too unlike each other; name more with --data",
             file=sys.stderr,
         )
+    elif not quiet:
+        warn_of_few(fitted_on, held_out)
     encoder.record = {
         **encoder.record,
         "sizes": [str(size) for size in default_sizes(encoder.depth, encoder.width)],

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from matryoshka2d.data import SCORE
 from matryoshka2d.data.stream_batches import DATASET
 from matryoshka2d.data.streams import Row
+from matryoshka2d.finite import check_finite
 
 LABEL = "label"
 
@@ -64,7 +65,9 @@ class LiveTeacher:
             convert_to_tensor=True,
             show_progress_bar=False,
         )
-        return found.float().cpu()
+        vectors = found.float().cpu()
+        check_finite(vectors.numpy(), [row[column] for row in rows])
+        return vectors
 
 
 class DrawnRows(Dataset[Row]):

@@ -20,6 +20,15 @@ class LossBar(ProgressCallback):  # type: ignore[misc, unused-ignore]
             self.training_bar.set_postfix(latest, refresh=False)
 
 
+def close_bars(trainer: Trainer) -> None:
+    """End the line of a bar that stopped half-way, so that what is said next has a line of its own."""
+    for report in trainer.callback_handler.callbacks:
+        for name in ("training_bar", "prediction_bar"):
+            bar = getattr(report, name, None)
+            if bar is not None:
+                bar.close()
+
+
 def show_progress(trainer: Trainer, quiet: bool) -> None:
     """Replace the trainer's own reports, which fill a terminal, by one bar, or by nothing."""
     reports: tuple[type[TrainerCallback], ...] = (PrinterCallback, ProgressCallback)

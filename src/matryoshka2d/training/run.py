@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
@@ -23,7 +22,7 @@ from matryoshka2d.default_model import resolve_model
 from matryoshka2d.encoder import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation import Grid
-from matryoshka2d.files import staged_folder
+from matryoshka2d.files import remove_folder, staged_folder
 from matryoshka2d.loss import ElasticLoss, TeacherLookup
 from matryoshka2d.objectives import DataFormat, Objective, default_objective, make_objective
 from matryoshka2d.precision import Precision, resolve_precision
@@ -71,6 +70,7 @@ from matryoshka2d.training.trainer import (
     StepOfLoss,
     release,
 )
+from matryoshka2d.training.unfinished import begin_anew
 from matryoshka2d.training.weight_types import cast_weights, widen
 from matryoshka2d.training.whole_checkpoints import last_complete_checkpoint
 
@@ -120,10 +120,6 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     checkpoint = _checkpoint(options) if options.resume else None
     elapsed = Elapsed(seconds_before(options.run_folder) if options.resume else 0.0)
     named, strategy = _check_names(options)
-    if not options.resume:
-        with ranks.first_alone() as writes:
-            if writes:
-                shutil.rmtree(options.run_folder, ignore_errors=True)
     precision = resolve_precision(options.precision, options.device or "auto")
     mixture = _mixture(options)
     if options.translations:
@@ -136,6 +132,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     has_new_heads = _prepare(encoder, options, strategy, precision)
     dev = _dev(encoder, options)
     objectives = _objectives(mixture, named, options)
+    _begin_anew(options, quiet)
     losses, datasets, teachers = _losses(encoder, mixture, objectives, strategy, options, quiet)
     on_cpu = encoder.device.type == "cpu"
     if not quiet:
@@ -162,6 +159,14 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
                 print("note: too few texts to turn the space by: it stays as it was trained", file=sys.stderr)
     cast_weights(encoder, dtype)
     return _finish(encoder, trainer, options, dev)
+
+
+def _begin_anew(options: TrainingOptions, quiet: bool) -> None:
+    """Remove what an earlier run left, now that everything that can be wrong was looked at."""
+    if not options.resume:
+        with ranks.first_alone() as writes:
+            if writes:
+                begin_anew(options.run_folder, quiet=quiet)
 
 
 def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
@@ -304,7 +309,14 @@ def _losses(
             else:
                 # The first process writes the teacher's vectors, the others read them.
                 with ranks.first_then_others():
-                    rows, lookup = with_teacher(rows, columns, taught_by, form=form, quiet=quiet)
+                    rows, lookup = with_teacher(
+                        rows,
+                        columns,
+                        taught_by,
+                        form=form,
+                        otherwise=options.run_folder / "teacher-vectors",
+                        quiet=quiet,
+                    )
         losses[name] = ElasticLoss(
             encoder,
             objectives[name],
@@ -427,6 +439,7 @@ def _finish(
     encoder: ElasticEncoder, trainer: ElasticTrainer, options: TrainingOptions, dev: DevGrid | None
 ) -> ElasticEncoder:
     encoder.eval()
+    trainer.check_weights()
     with ranks.first_alone() as writes:
         if writes:
             _write(encoder, trainer, options, dev.grid(encoder) if dev else None)
@@ -440,6 +453,6 @@ def _write(
         encoder.save(str(folder), create_model_card=False)
         keep_logs(options.run_folder, folder)
         write_model_card(folder, encoder, options, measured, trainer.state.global_step)
-    shutil.rmtree(options.run_folder, ignore_errors=True)
+    remove_folder(options.run_folder)
     if options.push_to_hub:
         encoder.push_to_hub(options.push_to_hub, local_model_path=options.output)

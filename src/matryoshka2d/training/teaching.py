@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import random
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
@@ -143,15 +144,24 @@ def plain_options(options: TrainingOptions) -> TrainingOptions:
 
 
 def with_teacher(
-    rows: Dataset, columns: Sequence[str], teacher: SentenceTransformer, *, form: Format, quiet: bool
+    rows: Dataset,
+    columns: Sequence[str],
+    teacher: SentenceTransformer,
+    *,
+    form: Format,
+    otherwise: Path | None = None,
+    quiet: bool,
 ) -> tuple[Dataset, TeacherVectors]:
     """Return the rows with labels that `ElasticLoss` reads, and the teacher's vectors.
 
     The teacher reads the texts with the prompts that it has itself for such data.
-    The label of a row is its number or, if it has a score, score and number.
+    The label of a row is its number or, if it has a score, score and number. Where the cache cannot be
+    written, the vectors go into another folder.
     """
     prompts = prompts_read(teacher, form, columns)
-    lookup = teacher_vectors(teacher, rows, columns, prompts=prompts, show_progress_bar=not quiet)
+    lookup = teacher_vectors(
+        teacher, rows, columns, prompts=prompts, otherwise=otherwise, show_progress_bar=not quiet
+    )
     numbers = range(len(rows))
     if SCORE in rows.column_names:
         labels: list[object] = [[score, float(n)] for score, n in zip(rows[SCORE], numbers, strict=True)]

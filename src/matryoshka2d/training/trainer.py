@@ -21,6 +21,7 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.gathering import processes
 from matryoshka2d.loss import ElasticLoss
 from matryoshka2d.training.live_teacher import DrawnRows, LiveTeacher
+from matryoshka2d.training.teachable import check_teaches
 from matryoshka2d.training.whole_checkpoints import WholeCheckpoints
 
 _TRAINED = "trained.safetensors"
@@ -69,6 +70,7 @@ class ElasticTrainer(WholeCheckpoints, SentenceTransformerTrainer):
         **choices: Any,
     ) -> None:
         super().__init__(*args, **choices)
+        self.samplers: list[tuple[Dataset, BatchSampler]] = []
         self.stream = stream
         self.teachers = teachers or {}
         self.shares = shares
@@ -76,7 +78,9 @@ class ElasticTrainer(WholeCheckpoints, SentenceTransformerTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this process's part of the batches."""
         if self.stream is None:
+            self.samplers.clear()
             loader = cast(DataLoader[Any], super().get_train_dataloader())
+            self._check_batches()
             if loader.num_workers:
                 # The tokeniser is part of the model, which under mixed precision cannot be pickled.
                 loader.multiprocessing_context = "fork"
@@ -90,6 +94,19 @@ class ElasticTrainer(WholeCheckpoints, SentenceTransformerTrainer):
             pin_memory=self.args.dataloader_pin_memory,
         )
         return cast(DataLoader[Any], self.accelerator.prepare(loader))
+
+    def get_batch_sampler(self, dataset: Dataset, *args: Any, **choices: Any) -> BatchSampler | None:
+        """Return the sampler of a data set, and remember it."""
+        sampler = super().get_batch_sampler(dataset, *args, **choices)
+        if sampler is not None:
+            self.samplers.append((dataset, sampler))
+        return cast("BatchSampler | None", sampler)
+
+    def _check_batches(self) -> None:
+        """See that every data set has batches that teach something."""
+        losses = self.loss if isinstance(self.loss, Mapping) else {"": self.loss}
+        for (name, loss), (rows, sampler) in zip(losses.items(), self.samplers, strict=True):
+            check_teaches(name, rows, loss.objective, list(sampler), quiet=self.args.disable_tqdm)
 
     def get_multi_dataset_batch_sampler(self, *args: Any, **choices: Any) -> BatchSampler:
         """Return the sampler of a mixture: the library's, by the rows, or one by shares."""
