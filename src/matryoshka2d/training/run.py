@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from collections.abc import Iterable, Mapping
@@ -278,7 +279,13 @@ def _tuned(options: TrainingOptions, quiet: bool) -> Path:
     """Fine-tune the full size alone on the same data, beside the checkpoints, unless that was done before."""
     plain = plain_options(options)
     if not options.teacher_folder.exists():
-        train(plain, quiet=quiet)
+        try:
+            train(plain, quiet=quiet)
+        except BaseException:
+            # A run that was refused leaves nothing, the folder above its own included.
+            with contextlib.suppress(OSError):
+                options.run_folder.rmdir()
+            raise
     return options.teacher_folder
 
 
