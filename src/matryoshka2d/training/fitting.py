@@ -40,7 +40,8 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
     -------
     ElasticEncoder
         The encoder, as it was written to ``output``. Its ``record["fit"]["nearness"]`` holds, for every exit,
-        the mean cosine to the full size on texts that were left out of the fit, before and after.
+        the mean cosine to the full size on texts that were left out of the fit, before and after; of a single
+        text none is left out, and it is empty.
 
     Raises
     ------
@@ -67,11 +68,6 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
         texts_of(mixture, mixture_prompts(encoder, mixture), options.texts, options.seed)
     )
     count = number_of(fitted_on)
-    if not number_of(held_out):
-        raise UserError(
-            f"too few texts for a fit: {count} given, of which some are left out to judge by; name more, a "
-            "few thousand at best, as --data texts.txt"
-        )
     if not quiet:
         print(f"Fitting {encoder.depth - 1} exits of {options.model} on {count} texts", file=sys.stderr)
     with reading(encoder, options.max_length):
@@ -114,7 +110,9 @@ def check_can_be_fitted(encoder: ElasticEncoder, name: str) -> None:
 
 
 def nearness(encoder: ElasticEncoder, texts: Texts) -> dict[int, float]:
-    """Return inner exit → mean cosine of its vectors to those of the full size."""
+    """Return inner exit → mean cosine of its vectors to those of the full size; nothing without texts."""
+    if not number_of(texts):
+        return {}
     exits = exits_of(encoder, texts)
     full = exits.pop(encoder.depth)
     return {n: float(np.mean(np.einsum("td,td->t", vectors, full))) for n, vectors in exits.items()}

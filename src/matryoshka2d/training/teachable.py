@@ -20,10 +20,9 @@ _DIMS = 8
 def check_teaches(
     name: str, rows: Dataset, objective: Objective, batches: Sequence[Sequence[int]], *, quiet: bool
 ) -> None:
-    """Raise a `UserError` if no batch of a data set has a gradient, whatever the model makes of its texts.
+    """Say whether the batches of a data set have a gradient, and refuse scores that teach nothing.
 
-    That is so where every batch holds one row, and the objective compares rows, and where all scores are the
-    same, and it compares scores. Where most batches hold one row, a note says so.
+    A warning says so where every batch holds one row, and the objective compares rows; a note where most do.
 
     Parameters
     ----------
@@ -37,6 +36,11 @@ def check_teaches(
         The rows of each batch of an epoch.
     quiet
         Whether to keep the note to oneself.
+
+    Raises
+    ------
+    UserError
+        If all scores of every batch are the same, and the objective compares scores.
     """
     if not batches:
         return
@@ -48,10 +52,13 @@ def check_teaches(
         "never stand in the same one)"
     )
     if first is None and len(alone) == len(batches):
-        raise UserError(
-            f"{why}, and {what} learns from the other rows of a batch: there would be nothing to learn; give "
-            "more rows, of different texts"
+        # Said in any case: such a run does nothing but to shrink weights a little.
+        print(
+            f"warning: {why}, and {what} learns from the other rows of a batch: there is nothing to learn; "
+            "give more rows, of different texts",
+            file=sys.stderr,
         )
+        return
     if first is None:
         raise UserError(
             f"no batch{of_it} holds two different scores, and {what} learns from their differences: there "

@@ -12,7 +12,7 @@ from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import remove_folder
+from matryoshka2d.files import remove_folder, says_no_room
 from matryoshka2d.finite import weight_not_finite
 from matryoshka2d.training import ranks
 
@@ -40,10 +40,10 @@ class WholeCheckpoints(Trainer):
         return loss
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Make the schedule; its warm-up, whose first step has the rate 0, is never the whole run."""
+        """Make the schedule; a run of one step has no warm-up, whose first step has the rate 0."""
         chosen = self.args.warmup_steps
-        steps = self.args.get_warmup_steps(num_training_steps)
-        self.args.warmup_steps = max(0, min(steps, num_training_steps - 1))
+        if num_training_steps == 1:
+            self.args.warmup_steps = 0
         try:
             return super().create_scheduler(num_training_steps, optimizer)
         finally:
@@ -85,8 +85,8 @@ class WholeCheckpoints(Trainer):
             self.state.best_model_checkpoint = self._best(run)
             if ranks.is_first():
                 self.state.save_to_json(str(staging / name / "trainer_state.json"))
-        except BaseException:
-            if ranks.is_first():
+        except BaseException as error:
+            if ranks.is_first() and (says_no_room(error) or isinstance(error, KeyboardInterrupt)):
                 shutil.rmtree(staging, ignore_errors=True)
             raise
         finally:
