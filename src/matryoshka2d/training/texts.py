@@ -90,8 +90,8 @@ def warn_of_few(learnt_from: Texts, held_out: Texts) -> None:
     judges = number_of(held_out)
     if judges < _FEW_JUDGES:
         print(
-            f"warning: so few texts ({number_of(learnt_from)} to learn from, {judges} to judge by) say little of "
-            "others: name some thousands with --data",
+            f"warning: so few texts ({number_of(learnt_from)} to learn from, {judges} to judge by) say "
+            "little of others: name some thousands with --data",
             file=sys.stderr,
         )
 
