@@ -247,22 +247,18 @@ def import_all() -> None:
     import matryoshka2d.training.run  # noqa: F401
 
 
-def table(tallies: dict[str, Tally], moments: int) -> str:
-    """Return what was seen, as Markdown."""
+HEAD = """\
+| command | seconds unbroken | killed | what was there | what the next run said | wrong |
+|---|---|---|---|---|---|"""
 
-    def shown(counts: Counter[str]) -> str:
-        return "; ".join(f"{name} {count}" for name, count in counts.most_common())
 
-    lines = [
-        "| command | seconds unbroken | killed | what was there | what the next run said | wrong |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {name} | {tally.seconds:.1f} | {moments} | {shown(tally.found)} | {shown(tally.said)} | "
-            f"{len(tally.wrong)} |"
-            for name, tally in tallies.items()
-        ),
-    ]
-    return "\n".join(lines)
+def row(name: str, tally: Tally, moments: int) -> str:
+    """Return what was seen of a command, as a row of a Markdown table."""
+    found, said = (
+        "; ".join(f"{what} {count}" for what, count in counts.most_common())
+        for counts in (tally.found, tally.said)
+    )
+    return f"| {name} | {tally.seconds:.1f} | {moments} | {found} | {said} | {len(tally.wrong)} |"
 
 
 def main() -> None:
@@ -274,7 +270,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="no shards, and no tuned teacher in train")
     chosen = parser.parse_args()
     import_all()
-    tallies: dict[str, Tally] = {}
+    wrong: list[str] = []
+    print(HEAD, flush=True)
     with tempfile.TemporaryDirectory() as place:
         work = Path(place).resolve()
         os.environ["MATRYOSHKA2D_CACHE"] = str(work / "cache")
@@ -287,11 +284,10 @@ def main() -> None:
                 continue
             if chosen.quick and job.resumes:
                 job = replace(job, words=f"{job.words} --teacher self")
-            tallies[job.name] = measure(job, places, chosen.moments, chosen.seed, work)
-            print(f"{job.name}: {len(tallies[job.name].wrong)} wrong", file=sys.stderr)
+            tally = measure(job, places, chosen.moments, chosen.seed, work)
+            print(row(job.name, tally, chosen.moments), flush=True)
+            wrong += [f"{job.name}: {what}" for what in tally.wrong]
         left = [path for path in (work / "cache").rglob("*") if ".tmp-" in path.name or ".new-" in path.name]
-    print(table(tallies, chosen.moments))
-    wrong = [f"{name}: {what}" for name, tally in tallies.items() for what in tally.wrong]
     wrong += [f"left in the cache: {path.name}" for path in left]
     if wrong:
         raise SystemExit("\n".join(wrong))
