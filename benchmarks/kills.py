@@ -26,7 +26,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = "out"
 _OLD = "what was there before"
-_PATIENCE = 600.0
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,7 @@ def says_no_room(error: BaseException | None) -> bool:
 
 def check_file_free(path: Path, *, overwrite: bool = False) -> None:
     """Raise a `UserError` unless a file of that name may be written; call it before long work."""
+    remove_abandoned(path)
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder, expected a file name")
     if path.exists() and not overwrite:
@@ -178,6 +179,7 @@ def check_free(path: Path, *, overwrite: bool = False, inputs: Iterable[str | os
     A folder that holds one of the inputs, or the working folder, is never replaced.
     """
     _put_back(path)
+    remove_abandoned(path)
     if path.is_file():
         raise UserError(f"cannot write to {path}: it is a file, expected the name of a folder")
     if path.is_dir():
@@ -229,7 +231,7 @@ def _temporary_sibling(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _put_back(path)
-        _remove_abandoned(path)
+        remove_abandoned(path)
         made = Path(tempfile.mkdtemp(prefix=f".{path.name}{_MADE}", dir=path.parent))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -267,8 +269,8 @@ def _beside(path: Path, kind: str) -> Iterator[Path]:
     yield from path.parent.glob(f".{glob.escape(path.name)}{kind}*")
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove what a killed process left beside a target, and say so: its lock is free."""
+def remove_abandoned(path: Path) -> None:
+    """Remove what a killed process left beside a file or folder, whose lock is free, and say so."""
     for holder in _beside(path, _HELD):
         with _abandoned(holder, path) as lock:
             if lock is not None:

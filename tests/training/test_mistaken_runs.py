@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -76,6 +78,24 @@ class TestWorkOfAKilledRun:
         (made.with_name("teacher.checkpoints") / "checkpoint-3").mkdir()
         with pytest.raises(UserError, match="found checkpoints of the tuned teacher"):
             small.run(tmp_path, model, teacher="tuned")
+
+    def test_what_a_kill_left_of_checkpoints_that_were_being_removed_goes(
+        self, tmp_path: Path, model: str
+    ) -> None:
+        code = (
+            "import os, shutil, signal, sys; from matryoshka2d.files import remove_folder\n"
+            "shutil.rmtree = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "remove_folder(sys.argv[1])"
+        )
+        (tmp_path / "out.checkpoints" / "checkpoint-6").mkdir(parents=True)
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "out.checkpoints")], check=False)
+        (left,) = tmp_path.iterdir()
+        assert left.name.startswith(".out.checkpoints.tmp-")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "model").touch()
+        with pytest.raises(UserError, match="out exists already"):
+            small.run(tmp_path, model)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pairs.jsonl"]
 
     def test_a_mistake_beside_overwrite_loses_nothing(self, tmp_path: Path, model: str) -> None:
         (tmp_path / "out.checkpoints" / "checkpoint-3").mkdir(parents=True)
@@ -234,6 +254,7 @@ class TestNothingToLearn:
             (AnglE(), 2, [1.0, 1.0, 1.0, 1.0], [[0, 1], [2, 3]], None),
             (Distillation(), 1, None, [[0], [1]], "warning: 2 of 2 batches of 'a' hold one row"),
             (Distillation(match_vectors=True), 1, None, [[0], [1]], None),
+            (Distillation(), 1, None, [[0, 1], [2, 3]], "warning: the batches of 'a' are too small"),
         ],
     )
     def test_whether_batches_teach_is_asked_of_the_objective(
@@ -257,8 +278,8 @@ class TestNothingToLearn:
         check_teaches("a", rows, objective, batches, quiet=False)
         most_alone = sum(len(batch) == 1 for batch in batches) > len(batches) / 2
         line = capsys.readouterr().err
-        assert line.startswith(said or "note: " if most_alone else ""), line
-        assert bool(line) is most_alone
+        assert line.startswith(said or ("note: " if most_alone else "")), line
+        assert bool(line) is bool(said or most_alone)
 
 
 class TestNoRoom:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matryoshka2d.choices import check_range, choice, turn_to_text
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import check_free
+from matryoshka2d.files import check_free, remove_abandoned
 from matryoshka2d.size import parse_sizes
 from matryoshka2d.training.unfinished import check_nothing_unfinished
 
@@ -107,6 +107,8 @@ class PretrainingOptions:
             raise UserError("no texts to learn from: expected a file or hub data set, as --data texts.txt")
         if not self.output:
             raise UserError("no output: expected the folder to write the model to, as --output my-body")
+        # A kill may have come when the run was done, and its checkpoints were being removed.
+        remove_abandoned(self.run_folder)
         check_free(Path(self.output), overwrite=self.overwrite, inputs=(self.model, *self.data))
         check_nothing_unfinished(self.run_folder, resume=self.resume, overwrite=self.overwrite)
 

@@ -14,7 +14,7 @@ from matryoshka2d.choices import read_mapping, turn_to_text
 from matryoshka2d.data.shards import matching
 from matryoshka2d.data.shares import FIXED, MIXES, TEMPERATURE
 from matryoshka2d.errors import UserError, did_you_mean
-from matryoshka2d.files import check_free
+from matryoshka2d.files import check_free, remove_abandoned
 from matryoshka2d.training.unfinished import check_nothing_unfinished
 
 _BUFFER = 10_000
@@ -241,6 +241,8 @@ class TrainingOptions:
         self._check_mix()
         shards = [shard for name in self.data if self.streaming for shard in matching(name)]
         named = (self.model, self.dev, self.teacher, *self.data, *shards)
+        # A kill may have come when the run was done, and its checkpoints were being removed.
+        remove_abandoned(self.run_folder)
         check_free(Path(self.output), overwrite=self.overwrite, inputs=[name for name in named if name])
         check_nothing_unfinished(self.run_folder, resume=self.resume, overwrite=self.overwrite)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from matryoshka2d.data import SCORE, text_columns
 from matryoshka2d.errors import UserError
 from matryoshka2d.objectives import Objective
+from matryoshka2d.training import ranks
 
 _LABEL = "label"
 _DIMS = 8
@@ -51,20 +52,22 @@ def check_teaches(
         f"{len(alone)} of {len(batches)} batches{of_it} hold one row (rows that share a text or a group "
         "never stand in the same one)"
     )
-    if first is None and len(alone) == len(batches):
-        # Said in any case: such a run does nothing but to shrink weights a little.
-        print(
-            f"warning: {why}, and {what} learns from the other rows of a batch: there is nothing to learn; "
-            "give more rows, of different texts",
-            file=sys.stderr,
-        )
-        return
-    if first is None:
+    if first is None and len(alone) < len(batches) and _scores(rows, batches[0]) is not None:
         raise UserError(
             f"no batch{of_it} holds two different scores, and {what} learns from their differences: there "
             "would be nothing to learn; give rows of different scores, or texts alone with --objective "
             "distillation"
         )
+    if first is None:
+        # Said in any case: such a run does nothing but to shrink weights a little.
+        if ranks.is_first():
+            few = why if len(alone) == len(batches) else f"the batches{of_it} are too small"
+            print(
+                f"warning: {few}, and {what} learns from the other rows of a batch: there is nothing to "
+                "learn; give more rows, of different texts",
+                file=sys.stderr,
+            )
+        return
     if 2 * len(alone) > len(batches) and not quiet:
         print(f"note: {why}: they have no negatives of other rows", file=sys.stderr)
 
