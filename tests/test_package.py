@@ -126,7 +126,11 @@ GROUND = {"errors", "size", "registry"}
         ("gathering", set()),
         ("words", {"architectures"}),
         ("merged", {"caching", "words"}),
-        ("encoder", {"architectures", "errors", "heads", "hub", "loading", "merged", "size", "words"}),
+        ("finite", {"errors"}),
+        (
+            "encoder",
+            {"architectures", "errors", "finite", "heads", "hub", "loading", "merged", "size", "words"},
+        ),
         ("hub", set()),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.evaluation.cosine import Floats, Vectors
 from matryoshka2d.size import Size, default_sizes, parse_sizes
@@ -77,6 +78,7 @@ class PlainExits:
             show_progress_bar=show_progress_bar,
             normalize_embeddings=True,
         )
+        check_finite(vectors, texts)
         return {self.depth: np.asarray(vectors, dtype=np.float32)}
 
 
