@@ -5,12 +5,22 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import check_free, full_disk_in_one_line, staged_file, staged_folder
+from matryoshka2d.files import (
+    check_free,
+    full_disk_in_one_line,
+    open_vectors,
+    remove_folder,
+    staged_file,
+    staged_folder,
+)
 
 
 def test_a_file_appears_only_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -41,7 +51,7 @@ def test_a_failed_write_keeps_what_was_there(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_goes_with_the_next_write_and_what_another_writes_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     code = (
         "import os, signal, sys; from matryoshka2d.files import staged_file\n"
@@ -51,10 +61,10 @@ def test_what_a_killed_process_left_goes_with_the_next_write_and_what_another_wr
     for target in (killed, alive):
         subprocess.run([sys.executable, "-c", code, str(target)], check=False)
     assert len(list(tmp_path.iterdir())) == 2
-    with staged_file(killed) as temporary:  # a lock so new may be one that is just being taken
+    with staged_file(killed) as temporary:
         temporary.write_text("whole")
-        assert len(list(tmp_path.iterdir())) == 3
-    monkeypatch.setattr("matryoshka2d.files._NEW", -1)
+        assert len(list(tmp_path.iterdir())) == 2
+    assert f"removed what a killed run left beside {killed}" in caplog.text
     with staged_file(alive) as first:
         (held,) = (entry for entry in tmp_path.iterdir() if entry.name.startswith(".b.txt"))
         first.write_text("first")
@@ -65,6 +75,81 @@ def test_what_a_killed_process_left_goes_with_the_next_write_and_what_another_wr
     with staged_file(killed) as temporary:
         temporary.write_text("whole again")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a [1].txt", "b.txt"]
+
+
+KILLED_WHILE_REPLACING = """
+import os, pathlib, signal, sys
+from matryoshka2d.files import staged_folder
+
+replace, calls = pathlib.Path.replace, []
+
+def dying(self, target):
+    calls.append(1)
+    if len(calls) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+
+pathlib.Path.replace = dying
+with staged_folder(sys.argv[1], overwrite=True) as folder:
+    (folder / "new").write_text("new")
+"""
+
+
+@pytest.mark.parametrize(("rename", "kept"), [(1, "old"), (2, "old"), (3, "new")])
+def test_a_kill_between_the_renames_of_a_folder_loses_nothing(
+    tmp_path: Path, rename: int, kept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = tmp_path / "model"
+    with staged_folder(target) as folder:
+        (folder / "old").write_text("old")
+    subprocess.run([sys.executable, "-c", KILLED_WHILE_REPLACING, str(target), str(rename)], check=False)
+    assert target.exists() is (rename != 2)
+    with pytest.raises(UserError, match="exists already"):
+        check_free(target)
+    assert [path.name for path in target.iterdir()] == [kept]
+    assert (f"put {target} back" in caplog.text) is (rename == 2)
+    with staged_folder(target, overwrite=True) as folder:
+        (folder / "newer").write_text("newer")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert [path.name for path in target.iterdir()] == ["newer"]
+
+
+def test_what_a_kill_left_before_the_lock_goes_when_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (".a.txt.new-x", ".a.txt.tmp-x", ".a.txt.tmp-in-use-without-locks/a.txt"):
+        (tmp_path / name).mkdir(parents=True)
+    for new, left in ((60, 4), (-1, 2)):
+        monkeypatch.setattr("matryoshka2d.files._NEW", new)
+        with staged_file(tmp_path / "a.txt") as temporary:
+            temporary.write_text("whole")
+        assert len(list(tmp_path.iterdir())) == left
+
+
+def test_a_folder_is_removed_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove_folder(tmp_path / "none")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "big").touch()
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("matryoshka2d.files.shutil.rmtree", die)
+        remove_folder(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    remove_folder(tmp_path / "run")
+    with staged_folder(tmp_path / "run") as folder:
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_vectors_take_their_room_at_once(tmp_path: Path) -> None:
+    matrix = open_vectors(tmp_path / "a.npy", 1000, 64)
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= matrix.nbytes
+    matrix[-1] = 1
+    matrix.flush()
+    assert np.load(tmp_path / "a.npy").sum() == 64
 
 
 def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +197,8 @@ def test_an_unwritable_place_is_said_in_one_line(tmp_path: Path, monkeypatch: py
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EFBIG, "File too large"),
         RuntimeError("I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
     ],
 )
 def test_a_full_disk_is_one_line_whoever_notices(error: Exception) -> None:
@@ -128,6 +215,18 @@ def test_a_full_disk_is_one_line_whoever_notices(error: Exception) -> None:
             raise error
         except Exception as first:
             raise ValueError("could not save") from first
+
+
+@pytest.mark.parametrize("staged", [staged_file, staged_folder])
+def test_whatever_is_written_says_that_there_is_no_room(
+    staged: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(UserError, match=r"cannot write .*/out: no room on the disk"),
+        staged(tmp_path / "out"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_errors_are_left_alone() -> None:

@@ -76,11 +76,18 @@ def test_too_little_memory_is_said_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_one_text_is_enough_to_run(tmp_path: Path, model: str) -> None:
-    (tmp_path / "one.txt").write_text("a cat\n")
-    assert (
-        fit(model=model, data=str(tmp_path / "one.txt"), output=str(tmp_path / "out"), quiet=True).depth == 4
-    )
+@pytest.mark.parametrize(
+    ("count", "said"), [(1, "1 to learn from, 0"), (2, "1 to"), (94, ", 9 to"), (95, "")]
+)
+def test_no_fit_is_judged_by_the_texts_that_it_was_fitted_to_and_few_judges_are_warned_of(
+    tmp_path: Path, model: str, count: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = small.data_file(tmp_path, "texts", count)
+    made = fit(model=model, data=data, output=str(tmp_path / "out"))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == bool(said)
+    assert said in "".join(warnings)
+    assert list(made.record["fit"]["nearness"]) == (["1", "2", "3"] if count > 1 else [])
 
 
 def test_the_card_says_what_was_done_and_how_to_do_it_again(fitted: Path) -> None:

@@ -208,10 +208,10 @@ def test_every_checkpoint_is_an_elastic_model_with_its_heads(tmp_path: Path, mod
     assert found.heads.layers() == [1, 2, 3]
 
 
-def test_without_resume_an_old_checkpoint_is_not_used(tmp_path: Path, model: str) -> None:
+def test_with_overwrite_an_old_checkpoint_is_not_used(tmp_path: Path, model: str) -> None:
     whole = run(tmp_path, model, "whole")
     killed(tmp_path, model, "broken", 7, learning_rate=1e-2)
-    assert_equal(run(tmp_path, model, "broken"), whole)
+    assert_equal(run(tmp_path, model, "broken", overwrite=True), whole)
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty folder", "an unfinished checkpoint"])

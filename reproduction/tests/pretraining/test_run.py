@@ -116,10 +116,10 @@ def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_unbroken_one(
     assert not (tmp_path / "broken.checkpoints").exists()
 
 
-def test_without_resume_an_old_checkpoint_is_not_used(tmp_path: Path, model: str) -> None:
+def test_with_overwrite_an_old_checkpoint_is_not_used(tmp_path: Path, model: str) -> None:
     whole = small.weights(small.run(tmp_path, model, "whole"))
     killed(tmp_path, model, "broken", 6, learning_rate=1e-2)
-    small.assert_equal(small.weights(small.run(tmp_path, model, "broken")), whole)
+    small.assert_equal(small.weights(small.run(tmp_path, model, "broken", overwrite=True)), whole)
 
 
 def test_batches_come_in_the_order_of_similar_lengths(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -20,6 +21,9 @@ def main() -> None:
     from matryoshka2d.cli.app import app
     from matryoshka2d.errors import UserError
 
+    # Rooms without a word for quiet, such as that of files, leave their notes to the log.
+    quiet = not {"-q", "--quiet", "--json"}.isdisjoint(sys.argv)
+    logging.getLogger("matryoshka2d").setLevel(logging.ERROR if quiet else logging.NOTSET)
     # Newer versions of typer carry a click of their own: its class is reached through what typer exports.
     wrong_usage: type[Exception] = typer.BadParameter.__mro__[1]
     try:

@@ -86,7 +86,8 @@ def encode(
 
     opened = open_engine(model, engine, precision, device, size=wanted, pooling=pooling)
     # A prompt that the model lacks is said now, before a bar is drawn.
-    opened.embed([""], opened.size, prompt_name=prompt_name)
+    if prompt_name is not None:
+        opened.embed([""], opened.size, prompt_name=prompt_name)
     common: dict[str, Any] = {
         "size": opened.size,
         "column": column,

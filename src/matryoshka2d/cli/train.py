@@ -49,7 +49,8 @@ def _fit(options: FitOptions, json: bool, quiet: bool) -> None:
     if json:
         print_json(summary)
     elif not quiet:
-        print("Mean cosine to the full size, on texts left out of the fit:")
+        if nearness:
+            print("Mean cosine to the full size, on texts left out of the fit:")
         for layers, (before, after) in nearness.items():
             print(f"  {layers} layer{'s' if layers != '1' else ' '}  {before:6.3f} -> {after:.3f}")
         print(f"Wrote {options.output}. Next: matryoshka2d evaluate {options.output} --sts STS")

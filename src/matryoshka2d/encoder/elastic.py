@@ -22,6 +22,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from matryoshka2d.encoder import architectures, loading
+from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.encoder.heads import ExitHeads, identity_dense
 from matryoshka2d.encoder.hub import hub_arguments
 from matryoshka2d.errors import UserError
@@ -428,6 +429,8 @@ class ElasticEncoder(SentenceTransformer):
             features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
             for n, vectors in self.exit_vectors(features, wanted).items():
                 results[n][rows] = cut(vectors, self.width).float().cpu().numpy()
+        for found in results.values():
+            check_finite(found, texts)
         return results
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:

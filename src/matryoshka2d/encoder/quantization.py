@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matryoshka2d.encoder.finite import first_not_finite
 from matryoshka2d.errors import UserError, did_you_mean
 
 Vectors = NDArray[np.float32]
@@ -179,8 +180,9 @@ def check_vectors(vectors: Codes) -> None:
         raise UserError(
             f"expected float vectors, a row each: these are {vectors.dtype} {list(vectors.shape)}"
         )
-    if not np.isfinite(vectors).all():
-        raise UserError("the vectors hold NaN or infinity: embed the texts again")
+    row = first_not_finite(vectors)
+    if row is not None:
+        raise UserError(f"the vectors hold NaN or infinity, first in row {row + 1}: embed the texts again")
 
 
 def _blocks(queries: Vectors) -> Iterator[Vectors]:

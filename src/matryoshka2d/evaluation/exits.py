@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.encoder.loading import Side, side_prompt
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.evaluation.cosine import Floats, Vectors
@@ -93,6 +94,7 @@ class PlainExits:
             normalize_embeddings=self.similarity_fn_name == "cosine",
             **({} if task is None else {"task": task}),
         )
+        check_finite(vectors, texts)
         return {self.depth: np.asarray(vectors, dtype=np.float32)}
 
 

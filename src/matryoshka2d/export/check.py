@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.errors import UserError
 from matryoshka2d.export.graph import OUTPUT, PROMPT_LENGTH
 from matryoshka2d.size import Size
@@ -125,6 +126,7 @@ def compare(encoder: ElasticEncoder, size: Size, export: Loaded, texts: Sequence
     expected, found = [], []
     for prompt in _prompts(encoder):
         expected.append(encoder.encode(list(texts), size=size, prompt=prompt, show_progress_bar=False))
+        check_finite(expected[-1], texts)
         found.append(export(texts, prompt))
     return agreement(np.concatenate(found), np.concatenate(expected))
 

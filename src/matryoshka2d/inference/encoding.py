@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from matryoshka2d.encoder.finite import NotFiniteError
 from matryoshka2d.errors import UserError, did_you_mean
-from matryoshka2d.files import check_file_free, check_free, staged_file
+from matryoshka2d.files import check_file_free, check_free, open_vectors, staged_file
 from matryoshka2d.inference.engine import Engine, Vectors
 from matryoshka2d.size import Size
 
@@ -178,11 +179,25 @@ def read_texts(source: str | os.PathLike[str], *, column: str | None = None) -> 
 
 
 def embedded_chunks(
-    engine: Engine, chunks: Iterable[list[Row]], column: str, size: Size, prompt_name: str | None, bar: Any
+    engine: Engine,
+    chunks: Iterable[list[Row]],
+    column: str,
+    size: Size,
+    prompt_name: str | None,
+    bar: Any,
+    before: int = 0,
 ) -> Iterator[Chunk]:
-    """Yield (rows, vectors float32 [rows, dims]) for chunks of rows, one chunk in memory at a time."""
+    """Yield (rows, vectors float32 [rows, dims]) for chunks of rows, one chunk in memory at a time.
+
+    A text whose vector is not finite is named by its number in the file, of which `before` texts are done.
+    """
     for rows in chunks:
-        yield rows, engine.embed([row[column] for row in rows], size, prompt_name=prompt_name)
+        try:
+            vectors = engine.embed([row[column] for row in rows], size, prompt_name=prompt_name)
+        except NotFiniteError as error:
+            raise NotFiniteError(error.row, error.text, number=before + error.row + 1) from None
+        yield rows, vectors
+        before += len(rows)
         bar.update(len(rows))
 
 
@@ -317,7 +332,7 @@ def _check_unicode(row: Row, number: int, source: Path) -> None:
 
 
 def _write_npy(path: Path, chunks: Iterator[Chunk], survey: Survey, dims: int) -> None:
-    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(survey.rows, dims))
+    matrix = open_vectors(path, survey.rows, dims)
     start = 0
     for _, vectors in chunks:
         matrix[start : start + len(vectors)] = vectors
@@ -485,7 +500,8 @@ def encode_shards(
                 continue
             chunks = _chunked(islice(rows, count))
             with staged_file(path) as temporary:
-                embedded = embedded_chunks(engine, chunks, survey.column, wanted, prompt_name, bar)
+                before = number * rows_per_shard
+                embedded = embedded_chunks(engine, chunks, survey.column, wanted, prompt_name, bar, before)
                 WRITERS[suffix](temporary, embedded, replace(survey, rows=count), wanted.dims)
     return Shards(survey.rows, shards, found)
 

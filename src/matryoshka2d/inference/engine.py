@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError, did_you_mean
-from matryoshka2d.files import staged_file, user_cache
+from matryoshka2d.files import naming_the_cache, staged_file, user_cache
 from matryoshka2d.inference.tokens import Tokens
 from matryoshka2d.size import Size
 
@@ -265,7 +265,7 @@ def save_default(model: str | Path, engine: str, precision: str, texts_per_secon
     """Remember a choice for a model on this machine; returns the file that holds it."""
     path = _place(model)
     entry = Default(engine, precision, processor(), date.today().isoformat(), round(texts_per_second, 1))
-    with staged_file(path) as temporary:
+    with naming_the_cache(), staged_file(path) as temporary:
         temporary.write_text(json.dumps(asdict(entry), indent=1) + "\n", encoding="utf-8")
     return path
 

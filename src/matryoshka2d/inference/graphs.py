@@ -19,7 +19,7 @@ import numpy as np
 from matryoshka2d.errors import UserError, needs
 from matryoshka2d.export.graph import PROMPT_LENGTH, exit_graph
 from matryoshka2d.export.onnx_files import single_output, write_graphs
-from matryoshka2d.files import staged_folder, user_cache
+from matryoshka2d.files import naming_the_cache, staged_folder, user_cache
 from matryoshka2d.inference.request_batching import padded_batches
 from matryoshka2d.inference.tokens import Integers, TextTokenizer, Tokens
 from matryoshka2d.size import Size
@@ -59,13 +59,13 @@ def graph_files(
     folder = user_cache("graphs") / fingerprint(encoder)
     if not int8:
         if not folder.is_dir():
-            with staged_folder(folder) as staged:
+            with naming_the_cache(), staged_folder(folder) as staged:
                 _split(exit_graph(encoder, sizes), sizes, staged)
         return {size.layers: folder / f"{size}.onnx" for size in sizes}
     folder = folder.with_name(f"{folder.name}-int8")
     if calibration:
         needs("onnx", "onnxruntime")
-        with staged_folder(folder, overwrite=True) as staged:
+        with naming_the_cache(), staged_folder(folder, overwrite=True) as staged:
             _split(_quantised(encoder, sizes, calibration), sizes, staged)
     elif not folder.is_dir():
         raise UserError(

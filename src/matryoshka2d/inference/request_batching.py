@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference.engine import Runner, Vectors
 from matryoshka2d.inference.tokens import Integers, TextTokenizer, Tokens
@@ -167,7 +168,9 @@ class BatchingEngine:
             for start, count in _chunks(len(distinct))
         )
         vectors = self._run(chunks, len(distinct), wanted)
-        return vectors if places is None else vectors[places]
+        vectors = vectors if places is None else vectors[places]
+        check_finite(vectors, texts, numbered=True)
+        return vectors
 
     def embed_tokens(self, tokens: Tokens, size: str | Size | None = None) -> Vectors:
         """Return the vectors of texts that are tokenised already, float32 [texts, dims]."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
+from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.errors import UserError
 from matryoshka2d.size import Size
 
@@ -91,6 +92,7 @@ class ElasticVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             batch_size=self.batch_size,
             show_progress_bar=False,
         )
+        check_finite(vectors, texts)
         return np.asarray(vectors, dtype=np.float32).reshape(len(texts), size.dims)
 
     def _encoder_and_size(self) -> tuple[ElasticEncoder, Size]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
@@ -23,7 +23,7 @@ from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.encoder.precision import Precision, resolve_precision
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation import Grid
-from matryoshka2d.files import staged_folder
+from matryoshka2d.files import remove_folder, staged_folder
 from matryoshka2d.losses.elastic_loss import ElasticLoss, TeacherLookup
 from matryoshka2d.losses.objectives import DataFormat, Objective, default_objective, make_objective
 from matryoshka2d.losses.strategies import Shape, Strategy, make_strategy
@@ -81,6 +81,7 @@ from matryoshka2d.training.trainer import (
     release,
 )
 from matryoshka2d.training.training_options import TrainingOptions, preset_of, run_folder_of
+from matryoshka2d.training.unfinished import begin_anew
 
 # What a file holds, in the objectives' words: data knows no objectives, and objectives know no files.
 _FORM_OF = {
@@ -128,10 +129,6 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     checkpoint = _checkpoint(options) if options.resume else None
     elapsed = Elapsed(seconds_before(options.run_folder) if options.resume else 0.0)
     named, strategy = _check_names(options)
-    if not options.resume:
-        with ranks.first_alone() as writes:
-            if writes:
-                shutil.rmtree(options.run_folder, ignore_errors=True)
     precision = resolve_precision(options.precision, options.device or "auto")
     mixture = _mixture(options)
     if options.translations:
@@ -144,6 +141,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     has_new_heads = _prepare(encoder, options, strategy, precision)
     dev = _dev(encoder, options)
     objectives = _objectives(mixture, named, options)
+    _begin_anew(options, quiet)
     losses, datasets, teachers = _losses(encoder, mixture, objectives, strategy, options, quiet)
     on_cpu = encoder.device.type == "cpu"
     if not quiet:
@@ -170,6 +168,14 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
                 print("note: too few texts to turn the space by: it stays as it was trained", file=sys.stderr)
     cast_weights(encoder, dtype)
     return _finish(encoder, trainer, options, dev)
+
+
+def _begin_anew(options: TrainingOptions, quiet: bool) -> None:
+    """Remove what an earlier run left, now that everything that can be wrong was looked at."""
+    if not options.resume:
+        with ranks.first_alone() as writes:
+            if writes:
+                begin_anew(options.run_folder, quiet=quiet)
 
 
 def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
@@ -281,7 +287,13 @@ def _tuned(options: TrainingOptions, quiet: bool) -> Path:
     """Fine-tune the full size alone on the same data, beside the checkpoints, unless that was done before."""
     plain = plain_options(options)
     if not options.teacher_folder.exists():
-        train(plain, quiet=quiet)
+        try:
+            train(plain, quiet=quiet)
+        except BaseException:
+            # A run that was refused leaves nothing, the folder above its own included.
+            with contextlib.suppress(OSError):
+                options.run_folder.rmdir()
+            raise
     return options.teacher_folder
 
 
@@ -312,7 +324,14 @@ def _losses(
             else:
                 # The first process writes the teacher's vectors, the others read them.
                 with ranks.first_then_others():
-                    rows, lookup = with_teacher(rows, columns, taught_by, form=form, quiet=quiet)
+                    rows, lookup = with_teacher(
+                        rows,
+                        columns,
+                        taught_by,
+                        form=form,
+                        otherwise=options.run_folder / "teacher-vectors",
+                        quiet=quiet,
+                    )
         losses[name] = ElasticLoss(
             encoder,
             objectives[name],
@@ -435,6 +454,7 @@ def _finish(
     encoder: ElasticEncoder, trainer: ElasticTrainer, options: TrainingOptions, dev: DevGrid | None
 ) -> ElasticEncoder:
     encoder.eval()
+    trainer.check_weights()
     with ranks.first_alone() as writes:
         if writes:
             _write(encoder, trainer, options, dev.grid(encoder) if dev else None)
@@ -448,6 +468,6 @@ def _write(
         encoder.save(str(folder), create_model_card=False)
         keep_logs(options.run_folder, folder)
         write_model_card(folder, encoder, options, measured, trainer.state.global_step)
-    shutil.rmtree(options.run_folder, ignore_errors=True)
+    remove_folder(options.run_folder)
     if options.push_to_hub:
         encoder.push_to_hub(options.push_to_hub, local_model_path=options.output)

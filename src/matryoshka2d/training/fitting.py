@@ -20,7 +20,16 @@ from matryoshka2d.evaluation.cosine import Floats
 from matryoshka2d.options import given_options, stated
 from matryoshka2d.size import default_sizes
 from matryoshka2d.training.model_card import write_made
-from matryoshka2d.training.texts import Texts, exits_of, mixture_prompts, reading, split, texts_of
+from matryoshka2d.training.texts import (
+    Texts,
+    exits_of,
+    mixture_prompts,
+    number_of,
+    reading,
+    split,
+    texts_of,
+    warn_of_few,
+)
 from matryoshka2d.training.training_options import FitOptions
 
 
@@ -40,7 +49,8 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
     -------
     ElasticEncoder
         The encoder, as it was written to ``output``. Its ``record["fit"]["nearness"]`` holds, for every exit,
-        the mean cosine to the full size on texts that were left out of the fit, before and after.
+        the mean cosine to the full size on texts that were left out of the fit, before and after; of a single
+        text none is left out, and it is empty.
 
     Raises
     ------
@@ -66,7 +76,7 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
     fitted_on, held_out = split(
         texts_of(mixture, mixture_prompts(encoder, mixture), options.texts, options.seed)
     )
-    count = sum(map(len, fitted_on.values()))
+    count = number_of(fitted_on)
     if not quiet:
         print(f"Fitting {encoder.depth - 1} exits of {options.model} on {count} texts", file=sys.stderr)
     with reading(encoder, options.max_length):
@@ -81,6 +91,8 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
             "or too unlike each other; name more with --data",
             file=sys.stderr,
         )
+    elif not quiet:
+        warn_of_few(fitted_on, held_out)
     encoder.record = {
         **encoder.record,
         "sizes": [str(size) for size in default_sizes(encoder.depth, encoder.width)],
@@ -107,7 +119,9 @@ def check_can_be_fitted(encoder: ElasticEncoder, name: str) -> None:
 
 
 def nearness(encoder: ElasticEncoder, texts: Texts) -> dict[int, float]:
-    """Return inner exit → mean cosine of its vectors to those of the full size."""
+    """Return inner exit → mean cosine of its vectors to those of the full size; nothing without texts."""
+    if not number_of(texts):
+        return {}
     exits = exits_of(encoder, texts)
     full = exits.pop(encoder.depth)
     return {n: float(np.mean(np.einsum("td,td->t", vectors, full))) for n, vectors in exits.items()}

@@ -25,7 +25,16 @@ from matryoshka2d.losses.objectives.similarity import cosine_matrix, logits_kl, 
 from matryoshka2d.options import given_options, stated
 from matryoshka2d.size import Size, parse_sizes
 from matryoshka2d.training.model_card import write_made
-from matryoshka2d.training.texts import Texts, exits_of, mixture_prompts, reading, split, texts_of
+from matryoshka2d.training.texts import (
+    Texts,
+    exits_of,
+    mixture_prompts,
+    number_of,
+    reading,
+    split,
+    texts_of,
+    warn_of_few,
+)
 from matryoshka2d.training.training_options import RotateOptions
 
 # Nearest texts by which a width is judged.
@@ -70,12 +79,13 @@ def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choic
     sizes = _served(encoder, options)
     texts = texts_of(mixture, mixture_prompts(encoder, mixture), options.texts, options.seed)
     learnt_from, held_out = split(texts)
-    if are_too_few(learnt_from):
+    if are_too_few(learnt_from) or not number_of(held_out):
         raise UserError(
-            f"too few texts for a rotation, which goes by how texts rank each other: {_number(texts)} given, "
-            "of which some are left out to judge by; name more, a few thousand at best, as --data texts.txt"
+            "too few texts for a rotation, which goes by how texts rank each other: "
+            f"{number_of(texts)} given, of which some are left out to judge by; name more, a few "
+            "thousand at best, as --data texts.txt"
         )
-    count = _number(learnt_from)
+    count = number_of(learnt_from)
     if not quiet:
         print(f"Rotating {options.model} by {count} texts", file=sys.stderr)
     with reading(encoder, options.max_length):
@@ -86,6 +96,8 @@ def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choic
             "too unlike each other; name more with --data",
             file=sys.stderr,
         )
+    elif not quiet:
+        warn_of_few(learnt_from, held_out)
     encoder.record = {
         **encoder.record,
         "rotation": {
@@ -129,11 +141,7 @@ def are_too_few(texts: Texts) -> bool:
     >>> are_too_few({"": ["a", "b"]}), are_too_few({"": ["a", "b"], "query: ": ["c"]})
     (True, False)
     """
-    return _number(texts) < FEWEST_TEXTS
-
-
-def _number(texts: Texts) -> int:
-    return sum(map(len, texts.values()))
+    return number_of(texts) < FEWEST_TEXTS
 
 
 def rotate_by(encoder: ElasticEncoder, mixture: Mixture[Any], sizes: Sequence[Size], seed: int) -> bool:

@@ -13,7 +13,9 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.files import says_no_room
 from matryoshka2d.training import distributed as ranks
+from matryoshka2d.training.checkpoints import WholeCheckpoints, last_complete_checkpoint
 from matryoshka2d.training.training_options import TrainingOptions
 
 LOGS = "runs"
@@ -86,7 +88,7 @@ def drop_logs_of_nothing(run_folder: Path) -> None:
         run_folder.rmdir()
 
 
-def run_guarded(trainer: Trainer, run_folder: Path, checkpoint: str | None, advice: str) -> None:
+def run_guarded(trainer: WholeCheckpoints, run_folder: Path, checkpoint: str | None, advice: str) -> None:
     """Train, from a checkpoint if there is one.
 
     Parameters
@@ -103,7 +105,7 @@ def run_guarded(trainer: Trainer, run_folder: Path, checkpoint: str | None, advi
     Raises
     ------
     UserError
-        If memory runs out.
+        If memory or the disk runs out, or the run diverges.
     """
     # The trainer makes its folder at once; a mistake that shows at the first step leaves nothing behind.
     if ranks.is_first() and run_folder.is_dir() and not any(run_folder.iterdir()):
@@ -111,6 +113,19 @@ def run_guarded(trainer: Trainer, run_folder: Path, checkpoint: str | None, advi
     try:
         with saying_what_lowers_memory(advice):
             trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.check_weights()
+    except BaseException as error:
+        close_bars(trainer)
+        if isinstance(error, UserError) or not says_no_room(error):
+            raise
+        last = last_complete_checkpoint(run_folder)
+        left = "nothing was left" if last is None else f"{last} is whole: make room, and --resume goes on"
+        if ranks.is_first() and last is None:
+            close_logs(trainer.callback_handler.callbacks)
+            drop_logs_of_nothing(run_folder)
+        raise UserError(
+            f"cannot write {run_folder}: no room on the disk, or a limit on the size of files; {left}"
+        ) from error
     finally:
         if ranks.is_first() and checkpoint is None and trainer.state.global_step == 0:
             close_logs(trainer.callback_handler.callbacks)
@@ -127,6 +142,15 @@ class LossBar(ProgressCallback):  # type: ignore[misc, unused-ignore]
         if self.training_bar is not None:
             latest = {name: f"{value:.4g}" for name, value in (logs or {}).items() if name in self.shown}
             self.training_bar.set_postfix(latest, refresh=False)
+
+
+def close_bars(trainer: Trainer) -> None:
+    """End the line of a bar that stopped half-way, so that what is said next has a line of its own."""
+    for report in trainer.callback_handler.callbacks:
+        for name in ("training_bar", "prediction_bar"):
+            bar = getattr(report, name, None)
+            if bar is not None:
+                bar.close()
 
 
 def show_progress(trainer: Trainer, quiet: bool) -> None:

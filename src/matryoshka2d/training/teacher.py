@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import hashlib
 import random
+import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -25,10 +27,11 @@ from matryoshka2d.data.streams import Row
 from matryoshka2d.encoder import loading
 from matryoshka2d.encoder.default_model import resolve_model
 from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.encoder.heads import ExitHeads
 from matryoshka2d.encoder.hub import hub_arguments
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import staged_file, user_cache
+from matryoshka2d.files import naming_the_cache, open_vectors, staged_file, take_room, user_cache
 from matryoshka2d.losses.objectives import DataFormat, Objective
 from matryoshka2d.losses.strategies import Shape, Strategy
 from matryoshka2d.training.checkpoints import last_complete_checkpoint
@@ -71,6 +74,7 @@ def teacher_vectors(
     *,
     prompts: Mapping[str, str] | None = None,
     cache: Path | None = None,
+    otherwise: Path | None = None,
     show_progress_bar: bool = False,
 ) -> TeacherVectors:
     """Embed every distinct text of a data set with the teacher, or read the vectors from the cache.
@@ -86,8 +90,16 @@ def teacher_vectors(
     cache
         Folder of the cache, by default `cache_folder()`. The file's name is a hash of the teacher's weights,
         of its modules and prompts and of the texts, so a changed model or data set never finds old vectors.
+    otherwise
+        Folder for vectors where the cache cannot be written or has no room for them, which a note says. None,
+        the default, refuses then.
     show_progress_bar
         Whether to draw progress.
+
+    Raises
+    ------
+    UserError
+        If a vector is not finite, or there is no place to write them to.
     """
     said = prompts or {}
     # The same text under two prompts is two texts.
@@ -95,10 +107,40 @@ def teacher_vectors(
     texts = list(dict.fromkeys(text for column in rows for text in column))
     position = {text: i for i, text in enumerate(texts)}
     text_of = np.array([[position[text] for text in column] for column in rows], dtype=np.int64).T
-    path = (cache or cache_folder()) / f"{_fingerprint(teacher, texts)}.npy"
-    if not path.exists():
-        _embed(teacher, texts, path, show_progress_bar)
-    return TeacherVectors(np.load(path, mmap_mode="r"), text_of)
+    name = f"{_fingerprint(teacher, texts)}.npy"
+    path = (cache or cache_folder()) / name
+    if otherwise is not None and not path.exists():
+        path = _place_for(len(texts) * _width(teacher) * 4, path.parent, otherwise) / name
+    if path.exists():
+        vectors = np.load(path, mmap_mode="r")
+        check_finite(vectors, [text for _, text in texts])
+    else:
+        with naming_the_cache():
+            _embed(teacher, texts, path, show_progress_bar)
+        vectors = np.load(path, mmap_mode="r")
+    return TeacherVectors(vectors, text_of)
+
+
+def _width(teacher: SentenceTransformer) -> int:
+    width: int | None = teacher.get_embedding_dimension()
+    assert width is not None
+    return width
+
+
+def _place_for(size: int, cache: Path, otherwise: Path) -> Path:
+    """Return the cache if it takes so many bytes, else the other folder."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache) as probe:
+            take_room(Path(probe.name), size)
+    except OSError as error:
+        print(
+            f"note: the cache {cache} cannot be written ({error.strerror or error}): the teacher's vectors "
+            "are kept with the run; MATRYOSHKA2D_CACHE names another cache",
+            file=sys.stderr,
+        )
+        return otherwise
+    return cache
 
 
 def cache_folder() -> Path:
@@ -125,19 +167,18 @@ def _fingerprint(teacher: SentenceTransformer, texts: Iterable[Prompted]) -> str
 def _embed(teacher: SentenceTransformer, texts: list[Prompted], path: Path, show_progress_bar: bool) -> None:
     from tqdm.auto import tqdm
 
-    width = teacher.get_embedding_dimension()
-    assert width is not None
     together = _ON_CPU if teacher.device.type == "cpu" else _ON_GPU
     # Texts of similar length together pad little; the vectors are written back in their own order.
     order = sorted(range(len(texts)), key=lambda i: (texts[i][0], len(texts[i][1])))
     chunks = [rows for _, same in groupby(order, lambda i: texts[i][0]) for rows in _chunks(list(same))]
     with staged_file(path) as temporary:
-        vectors = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=(len(texts), width))
+        vectors = open_vectors(temporary, len(texts), _width(teacher))
         for rows in tqdm(chunks, desc="Teacher", disable=not show_progress_bar):
             prompt = texts[rows[0]][0] or None
-            vectors[rows] = teacher.encode(
-                [texts[i][1] for i in rows], prompt=prompt, batch_size=together, show_progress_bar=False
-            )
+            some = [texts[i][1] for i in rows]
+            found = teacher.encode(some, prompt=prompt, batch_size=together, show_progress_bar=False)
+            check_finite(found, some)
+            vectors[rows] = found
         vectors.flush()
         del vectors
 
@@ -265,15 +306,24 @@ def plain_options(options: TrainingOptions) -> TrainingOptions:
 
 
 def with_teacher(
-    rows: Dataset, columns: Sequence[str], teacher: SentenceTransformer, *, form: Format, quiet: bool
+    rows: Dataset,
+    columns: Sequence[str],
+    teacher: SentenceTransformer,
+    *,
+    form: Format,
+    otherwise: Path | None = None,
+    quiet: bool,
 ) -> tuple[Dataset, TeacherVectors]:
     """Return the rows with labels that `ElasticLoss` reads, and the teacher's vectors.
 
     The teacher reads the texts with the prompts that it has itself for such data.
-    The label of a row is its number or, if it has a score, score and number.
+    The label of a row is its number or, if it has a score, score and number. Where the cache cannot be
+    written, the vectors go into another folder.
     """
     prompts = prompts_read(teacher, form, columns)
-    lookup = teacher_vectors(teacher, rows, columns, prompts=prompts, show_progress_bar=not quiet)
+    lookup = teacher_vectors(
+        teacher, rows, columns, prompts=prompts, otherwise=otherwise, show_progress_bar=not quiet
+    )
     numbers = range(len(rows))
     if SCORE in rows.column_names:
         labels: list[object] = [[score, float(n)] for score, n in zip(rows[SCORE], numbers, strict=True)]
@@ -341,7 +391,9 @@ class LiveTeacher:
             convert_to_tensor=True,
             show_progress_bar=False,
         )
-        return found.float().cpu()
+        vectors = found.float().cpu()
+        check_finite(vectors.numpy(), [row[column] for row in rows])
+        return vectors
 
 
 class DrawnRows(TorchDataset[Row]):

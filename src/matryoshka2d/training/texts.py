@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, cast
@@ -23,6 +24,8 @@ Texts = Mapping[str, Sequence[str]]
 """Prompt, maybe empty → texts that it stands before."""
 
 _HELD_OUT = 0.1
+# A mean over fewer texts that were left out says little.
+_FEW_JUDGES = 10
 
 
 def texts_of(
@@ -62,6 +65,8 @@ def _some(rows: Dataset | Stream, count: int, seed: int) -> Iterable[Mapping[str
 def split(texts: Texts) -> tuple[Texts, Texts]:
     """Return the texts to learn from, and a tenth that is left out to judge by.
 
+    Of a single text under a prompt none is left out.
+
     >>> split({"": ["a", "b", "c"]})
     ({'': ['a', 'b']}, {'': ['c']})
     """
@@ -69,7 +74,27 @@ def split(texts: Texts) -> tuple[Texts, Texts]:
     for prompt, some in texts.items():
         out = max(1, round(_HELD_OUT * len(some))) if len(some) > 1 else 0
         fitted[prompt], held[prompt] = some[: len(some) - out], some[len(some) - out :]
-    return fitted, held if any(held.values()) else fitted
+    return fitted, held
+
+
+def number_of(texts: Texts) -> int:
+    """Return how many texts there are, under all prompts.
+
+    >>> number_of({"": ["a", "b"], "query: ": ["c"]})
+    3
+    """
+    return sum(map(len, texts.values()))
+
+
+def warn_of_few(learnt_from: Texts, held_out: Texts) -> None:
+    """Say on stderr that so few texts tell little of others, if they do."""
+    judges = number_of(held_out)
+    if judges < _FEW_JUDGES:
+        print(
+            f"warning: so few texts ({number_of(learnt_from)} to learn from, {judges} to judge by) say "
+            "little of others: name some thousands with --data",
+            file=sys.stderr,
+        )
 
 
 def exits_of(

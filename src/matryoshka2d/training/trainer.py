@@ -23,6 +23,7 @@ from matryoshka2d.losses.all_gather import processes
 from matryoshka2d.losses.elastic_loss import ElasticLoss
 from matryoshka2d.size import Size, parse_sizes
 from matryoshka2d.training.checkpoints import WholeCheckpoints
+from matryoshka2d.training.teachable import check_teaches
 from matryoshka2d.training.teacher import DrawnRows, LiveTeacher
 
 _TRAINED = "trained.safetensors"
@@ -71,6 +72,7 @@ class ElasticTrainer(WholeCheckpoints, SentenceTransformerTrainer):
         **choices: Any,
     ) -> None:
         super().__init__(*args, **choices)
+        self.samplers: list[tuple[Dataset, BatchSampler]] = []
         self.stream = stream
         self.teachers = teachers or {}
         self.shares = shares
@@ -78,7 +80,9 @@ class ElasticTrainer(WholeCheckpoints, SentenceTransformerTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this process's part of the batches."""
         if self.stream is None:
+            self.samplers.clear()
             loader = cast(DataLoader[Any], super().get_train_dataloader())
+            self._check_batches()
             if loader.num_workers:
                 # The tokeniser is part of the model, which under mixed precision cannot be pickled.
                 loader.multiprocessing_context = "fork"
@@ -92,6 +96,19 @@ class ElasticTrainer(WholeCheckpoints, SentenceTransformerTrainer):
             pin_memory=self.args.dataloader_pin_memory,
         )
         return cast(DataLoader[Any], self.accelerator.prepare(loader))
+
+    def get_batch_sampler(self, dataset: Dataset, *args: Any, **choices: Any) -> BatchSampler | None:
+        """Return the sampler of a data set, and remember it."""
+        sampler = super().get_batch_sampler(dataset, *args, **choices)
+        if sampler is not None:
+            self.samplers.append((dataset, sampler))
+        return cast("BatchSampler | None", sampler)
+
+    def _check_batches(self) -> None:
+        """See that every data set has batches that teach something."""
+        losses = self.loss if isinstance(self.loss, Mapping) else {"": self.loss}
+        for (name, loss), (rows, sampler) in zip(losses.items(), self.samplers, strict=True):
+            check_teaches(name, rows, loss.objective, list(sampler), quiet=self.args.disable_tqdm)
 
     def get_multi_dataset_batch_sampler(self, *args: Any, **choices: Any) -> BatchSampler:
         """Return the sampler of a mixture: the library's, by the rows, or one by shares."""

@@ -13,9 +13,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from matryoshka2d.data.shards import matching
 from matryoshka2d.data.shares import FIXED, MIXES, TEMPERATURE
 from matryoshka2d.errors import UserError, did_you_mean
-from matryoshka2d.files import check_free
+from matryoshka2d.files import check_free, remove_abandoned
 from matryoshka2d.options import NotNegative, Pairs, Positive, Text, Texts, choice, options, read_mapping
 from matryoshka2d.size import parse_sizes
+from matryoshka2d.training.unfinished import check_nothing_unfinished
 
 _BUFFER = 10_000
 
@@ -191,7 +192,9 @@ class TrainingOptions:
     evaluations: PositiveInt = choice(4, "How often a run looks at dev and saves a checkpoint.")
     checkpoints: bool = choice(True, "Save checkpoints beside the output, so that a killed run can resume.")
     resume: bool = choice(False, "Go on from the last complete checkpoint of the same output.")
-    overwrite: bool = choice(False, "Replace the output if it exists.")
+    overwrite: bool = choice(
+        False, "Replace the output if it exists, and the checkpoints of an unfinished run."
+    )
     device: str | None = choice(None, "cpu, cuda, mps. Default: the best there is.")
     report_to: str = choice(
         "tensorboard",
@@ -218,7 +221,10 @@ class TrainingOptions:
         self._check_mix()
         shards = [shard for name in self.data if self.streaming for shard in matching(name)]
         named = (self.model, self.dev, self.teacher, *self.data, *shards)
+        # A kill may have come when the run was done, and its checkpoints were being removed.
+        remove_abandoned(self.run_folder)
         check_free(Path(self.output), overwrite=self.overwrite, inputs=[name for name in named if name])
+        check_nothing_unfinished(self.run_folder, resume=self.resume, overwrite=self.overwrite)
 
     def _check_stream(self) -> None:
         for name in ("shuffle_buffer", "rows"):

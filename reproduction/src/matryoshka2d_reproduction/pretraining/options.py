@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import check_free
+from matryoshka2d.files import check_free, remove_abandoned
 from matryoshka2d.options import check_range, choice, turn_to_text
 from matryoshka2d.size import parse_sizes
+from matryoshka2d.training.unfinished import check_nothing_unfinished
 
 _LEAST_SHARE = 0.01
 
@@ -73,7 +74,9 @@ class PretrainingOptions:
     saves: int = choice(4, "How often a run saves a checkpoint.")
     checkpoints: bool = choice(True, "Save checkpoints beside the output, so that a killed run can resume.")
     resume: bool = choice(False, "Go on from the last complete checkpoint of the same output.")
-    overwrite: bool = choice(False, "Replace the output if it exists.")
+    overwrite: bool = choice(
+        False, "Replace the output if it exists, and the checkpoints of an unfinished run."
+    )
     device: str | None = choice(None, "cpu, cuda, mps. Default: the best there is.")
     report_to: str = choice(
         "tensorboard",
@@ -104,7 +107,10 @@ class PretrainingOptions:
             raise UserError("no texts to learn from: expected a file or hub data set, as --data texts.txt")
         if not self.output:
             raise UserError("no output: expected the folder to write the model to, as --output my-body")
+        # A kill may have come when the run was done, and its checkpoints were being removed.
+        remove_abandoned(self.run_folder)
         check_free(Path(self.output), overwrite=self.overwrite, inputs=(self.model, *self.data))
+        check_nothing_unfinished(self.run_folder, resume=self.resume, overwrite=self.overwrite)
 
     @property
     def run_folder(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from matryoshka2d.encoder.default_model import resolve_model
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.encoder.precision import Precision, resolve_precision
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import staged_folder
+from matryoshka2d.files import remove_folder, staged_folder
 from matryoshka2d.losses.all_gather import processes
 from matryoshka2d.losses.strategies.starbucks import default_pairs
 from matryoshka2d.options import given_options, stated
@@ -23,6 +22,7 @@ from matryoshka2d.training import distributed as ranks
 from matryoshka2d.training.checkpoints import last_complete_checkpoint
 from matryoshka2d.training.model_settings import cast_weights, training_settings, widen
 from matryoshka2d.training.run_logs import keep_logs, run_guarded, show_progress, trackers
+from matryoshka2d.training.unfinished import begin_anew
 from matryoshka2d_reproduction.pretraining.corpus import read_corpus
 from matryoshka2d_reproduction.pretraining.decoder import Decoder
 from matryoshka2d_reproduction.pretraining.masking import TwoMaskedCopies
@@ -80,7 +80,7 @@ def pretrain(
     check_predicts_masked(encoder, name)
     sizes = sizes_of(encoder, options)
     if checkpoint is None:
-        shutil.rmtree(options.run_folder, ignore_errors=True)
+        begin_anew(options.run_folder, quiet=quiet)
     dtype = encoder.dtype
     widen(encoder, frozen=False, precision=precision)
     head, found = load_head(name, encoder)
@@ -99,6 +99,7 @@ def pretrain(
         )
         run_guarded(trainer, options.run_folder, checkpoint, advice)
     cast_weights(encoder, dtype)
+    trainer.check_weights()
     encoder.eval()
     _write(encoder, sizes, options, trainer.state.global_step)
     return encoder
@@ -198,4 +199,4 @@ def _write(encoder: ElasticEncoder, sizes: tuple[Size, ...], options: Pretrainin
         encoder.save(str(folder), create_model_card=False)
         keep_logs(options.run_folder, folder)
         write_model_card(folder, sizes, options, steps)
-    shutil.rmtree(options.run_folder, ignore_errors=True)
+    remove_folder(options.run_folder)
