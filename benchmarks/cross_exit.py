@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from matryoshka2d_reproduction.keys import key_of, key_of_file
 from numpy.typing import NDArray
 
 from machine import facts
 from matryoshka2d import ElasticEncoder, train
 from matryoshka2d.cli.common import quiet_libraries
+from matryoshka2d.encoder.precision import best_precision
 from matryoshka2d.evaluation import (
     Replicates,
     RetrievalSet,
@@ -36,9 +38,7 @@ from matryoshka2d.evaluation import (
     retrieval_scores,
 )
 from matryoshka2d.evaluation.grid import MEAN
-from matryoshka2d.experiments.keys import key_of, key_of_file
 from matryoshka2d.files import staged_file
-from matryoshka2d.precision import best_precision
 from matryoshka2d.size import Size
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"

@@ -20,11 +20,11 @@ import numpy as np
 
 from machine import facts
 from matryoshka2d.cli.common import quiet_libraries
-from matryoshka2d.default_model import default_model_path
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.loading import default_model_path
+from matryoshka2d.encoder.precision import bf16_units
 from matryoshka2d.evaluation import Grid, StsSet, encode_sts, read_sts
-from matryoshka2d.inference.exits import open_exits
-from matryoshka2d.precision import bf16_units
+from matryoshka2d.inference.engine_exits import open_exits
 from matryoshka2d.quickstart.corpus import python_documentation
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"

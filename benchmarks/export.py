@@ -19,7 +19,7 @@ from typing import Any
 
 from machine import facts
 from matryoshka2d.cli.common import quiet_libraries
-from matryoshka2d.export.run import Export, export_model
+from matryoshka2d.export.exporter import Export, export_model
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 SIZES = ("1x32", "2x64", "3x128", "4x192", "5x256", "6x384")

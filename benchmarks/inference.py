@@ -32,12 +32,12 @@ import torch
 
 from machine import facts
 from matryoshka2d.cli.common import quiet_libraries
-from matryoshka2d.default_model import default_model_path
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.loading import default_model_path
 from matryoshka2d.evaluation import read_sts
 from matryoshka2d.inference import kernels, open_engine, packed
-from matryoshka2d.inference.batching import BatchingEngine
 from matryoshka2d.inference.graphs import graph_files
+from matryoshka2d.inference.request_batching import BatchingEngine
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "inference.json"
 PEERS_FILE = Path(__file__).resolve().with_name("inference_peers.py")

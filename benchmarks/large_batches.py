@@ -84,7 +84,7 @@ def peer(work: dict[str, Any], arguments: Any, rows: Any) -> Iterator[Any]:
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
     from sentence_transformers.sentence_transformer import losses
 
-    from matryoshka2d.default_model import default_model_path
+    from matryoshka2d.encoder.loading import default_model_path
 
     model = SentenceTransformer(default_model_path(), device="cpu")
     model.max_seq_length = MAX_LENGTH
@@ -95,10 +95,10 @@ def peer(work: dict[str, Any], arguments: Any, rows: Any) -> Iterator[Any]:
 @contextmanager
 def ours(work: dict[str, Any], arguments: Any, rows: Any) -> Iterator[Any]:
     """Prepare one of our strategies, in the settings that `train` uses."""
-    from matryoshka2d.default_model import default_model_path
-    from matryoshka2d.encoder import ElasticEncoder
-    from matryoshka2d.loss import ElasticLoss
-    from matryoshka2d.training.settings import training_settings
+    from matryoshka2d.encoder.elastic import ElasticEncoder
+    from matryoshka2d.encoder.loading import default_model_path
+    from matryoshka2d.losses.elastic_loss import ElasticLoss
+    from matryoshka2d.training.model_settings import training_settings
     from matryoshka2d.training.trainer import ElasticTrainer
 
     encoder = ElasticEncoder(default_model_path(), device="cpu")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from matryoshka2d.experiments.machine import facts, processor
+from matryoshka2d_reproduction.machine import facts, processor
 
 __all__ = ["facts", "processor"]

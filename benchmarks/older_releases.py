@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from machine import facts
-from matryoshka2d.architectures import ARCHITECTURES
 from matryoshka2d.cli.common import quiet_libraries
-from matryoshka2d.default_model import resolve_model
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.architectures import ARCHITECTURES
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.loading import resolve_model
 from matryoshka2d.export.check import TEXTS, agreement
-from matryoshka2d.export.run import Export, export_model
+from matryoshka2d.export.exporter import Export, export_model
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"

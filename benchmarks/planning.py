@@ -38,13 +38,11 @@ from matryoshka2d.evaluation.cost import (
     time_many_texts,
     time_single_texts,
 )
-from matryoshka2d.evaluation.measured_quality import labelled_qualities
-from matryoshka2d.evaluation.quality import Quality
+from matryoshka2d.evaluation.quality import Quality, labelled_qualities
 from matryoshka2d.inference import open_engine
 from matryoshka2d.planning import Budget, Plan
+from matryoshka2d.planning.budget import LATENCY, THROUGHPUT, Row, constraints_of
 from matryoshka2d.planning.choose import obeys
-from matryoshka2d.planning.constraints import LATENCY, THROUGHPUT, constraints_of
-from matryoshka2d.planning.rows import Row
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 BUDGETS = 20

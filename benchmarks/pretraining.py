@@ -30,7 +30,7 @@ PLAIN, PRETRAINED = "fine-tuned", "pretrained, fine-tuned"
 
 def drawn(files: list[str], count: int, seed: int, target: Path) -> str:
     """Write texts drawn from all text columns of the files, each text once; return the file."""
-    from matryoshka2d.pretraining.corpus import read_corpus
+    from matryoshka2d_reproduction.pretraining.corpus import read_corpus
 
     texts = random.Random(seed).sample(read_corpus(files)["text"][:], count)
     target.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -46,8 +46,8 @@ def drawn_lines(file: str, count: int, seed: int, target: Path) -> str:
 
 def body(work: Path) -> str:
     """Return the folder of the encoder that both start from."""
-    from matryoshka2d.default_model import default_model_path
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.encoder.elastic import ElasticEncoder
+    from matryoshka2d.encoder.loading import default_model_path
 
     folder = work / "body"
     if not folder.is_dir():
@@ -58,7 +58,7 @@ def body(work: Path) -> str:
 
 def pretrained(start: str, work: Path, seed: int, arguments: argparse.Namespace) -> tuple[str, float]:
     """Pretrain the encoder; return its folder and the processor seconds that took."""
-    from matryoshka2d.pretraining import pretrain
+    from matryoshka2d_reproduction.pretraining import pretrain
 
     texts = drawn(arguments.texts, arguments.count, seed, work / "texts.jsonl")
     output = str(work / f"pretrained-{seed}")
@@ -111,7 +111,7 @@ def scores(encoder: Any, sts: str) -> dict[str, float]:
 
 def measure(arguments: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     """Return one row a method and seed; those that are in the work folder are not made again."""
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.encoder.elastic import ElasticEncoder
 
     start = body(work)
     rows = []
@@ -138,8 +138,9 @@ def measure(arguments: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the scores of the trained sizes, their mean and the grid's, with the intervals of the lead."""
-    from matryoshka2d.evaluation.over_seeds import seed_interval
-    from matryoshka2d.strategies.starbucks import default_pairs
+    from matryoshka2d_reproduction.over_seeds import seed_interval
+
+    from matryoshka2d.losses.strategies.starbucks import default_pairs
 
     width = max(int(size.partition("x")[2]) for size in rows[0]["scores"])
     diagonal = [str(size) for size in default_pairs(LAYERS, width)]

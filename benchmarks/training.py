@@ -108,9 +108,9 @@ def peer(_: str, dropout: float, arguments: Any, rows: Any) -> Prepared:
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
     from sentence_transformers.sentence_transformer import losses
 
-    from matryoshka2d.default_model import default_model_path
+    from matryoshka2d.encoder.loading import default_model_path
     from matryoshka2d.size import default_dims
-    from matryoshka2d.training.settings import set_dropout
+    from matryoshka2d.training.model_settings import set_dropout
 
     def steps() -> Iterator[Any]:
         model = SentenceTransformer(default_model_path(), device="cpu")
@@ -125,10 +125,10 @@ def peer(_: str, dropout: float, arguments: Any, rows: Any) -> Prepared:
 
 def ours(method: str, dropout: float, arguments: Any, rows: Any) -> Prepared:
     """Prepare one of our strategies, in the settings that `train` uses."""
-    from matryoshka2d.default_model import default_model_path
-    from matryoshka2d.encoder import ElasticEncoder
-    from matryoshka2d.loss import ElasticLoss
-    from matryoshka2d.training.settings import set_dropout, training_settings
+    from matryoshka2d.encoder.elastic import ElasticEncoder
+    from matryoshka2d.encoder.loading import default_model_path
+    from matryoshka2d.losses.elastic_loss import ElasticLoss
+    from matryoshka2d.training.model_settings import set_dropout, training_settings
     from matryoshka2d.training.trainer import ElasticTrainer
 
     def steps() -> Iterator[Any]:

@@ -21,10 +21,10 @@ from unittest import mock
 import torch
 
 from machine import facts
-from matryoshka2d.default_model import default_model_path
-from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.loss import ElasticLoss
-from matryoshka2d.words import table_of
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.loading import default_model_path
+from matryoshka2d.losses.columns import table_of
+from matryoshka2d.losses.elastic_loss import ElasticLoss
 from training import BATCH, triplets
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -52,7 +52,7 @@ def trainer(vocabulary: int, mini_batch_tokens: int | None) -> Callable[[list[li
 def timed(step: Callable[[], None], once: bool) -> float:
     """Return the seconds of a step that looks its words up once, or in every group."""
     looked_up = table_of if once else lambda _: None
-    with mock.patch("matryoshka2d.encoder.table_of", looked_up):
+    with mock.patch("matryoshka2d.encoder.elastic.table_of", looked_up):
         start = time.perf_counter()
         step()
         return time.perf_counter() - start

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from matryoshka2d import objectives, strategies
-from matryoshka2d.registry import Description
+from matryoshka2d.losses import objectives, strategies
+from matryoshka2d.options import Description
 
 PAGE = Path(__file__).with_name("strategies.md")
 MARK = "<!-- generated below: python docs/reference.py -->\n"

@@ -46,7 +46,7 @@ def _quiet() -> None:
 @pytest.fixture(scope="session")
 def minilm() -> str:
     """Return the folder of the real all-MiniLM-L6-v2."""
-    from matryoshka2d.default_model import default_model_path
+    from matryoshka2d.encoder.loading import default_model_path
 
     return default_model_path()
 

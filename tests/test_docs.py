@@ -65,20 +65,20 @@ def workplace(
 ) -> Path:
     """Return an empty folder with the files that the docs speak of, where `default` is the tiny model."""
     monkeypatch.chdir(tmp_path)
-    experiments = [f"matryoshka2d.experiments.{room}" for room in ("workshop", "expected", "pruning")]
+    experiments = [f"matryoshka2d_reproduction.{room}" for room in ("workshop", "expected", "pruning")]
     runs = (
-        "matryoshka2d.training.run",
+        "matryoshka2d.training.finetuning",
         "matryoshka2d.training.fitting",
-        "matryoshka2d.training.rotating",
-        "matryoshka2d.pretraining.run",
+        "matryoshka2d.training.rotation",
+        "matryoshka2d_reproduction.pretraining.run",
     )
-    for home in ("matryoshka2d.default_model", *runs, *experiments):
+    for home in ("matryoshka2d.encoder.loading", *runs, *experiments):
         monkeypatch.setattr(
             f"{home}.resolve_model", lambda name: small_default if name == "default" else name
         )
     # A plan is as good for this with a tenth of a second of timing.
     monkeypatch.setattr(
-        "matryoshka2d.planning.run.measure_costs",
+        "matryoshka2d.planning.planner.measure_costs",
         lambda *arguments, **options: measure_costs(*arguments, **{**options, "seconds": 0.1}),
     )
     words = [f"a {colour} {thing}" for colour in ("red", "blue", "fast") for thing in tiny.WORDS.split()[1:8]]

@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from matryoshka2d.errors import UserError
-from matryoshka2d.extras import needs
+from matryoshka2d.errors import UserError, needs
 
 
 def test_what_is_there_is_not_spoken_of() -> None:

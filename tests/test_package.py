@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import matryoshka2d
-from matryoshka2d.architectures import ARCHITECTURES
+from matryoshka2d.encoder.architectures import ARCHITECTURES
 
 SOURCE = Path(matryoshka2d.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -6,47 +6,44 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.encoder.elastic import ElasticEncoder
     from matryoshka2d.errors import UserError
     from matryoshka2d.evaluation import Grid, read_sts, sts_grid
-    from matryoshka2d.export.run import export_model
+    from matryoshka2d.export.exporter import export_model
     from matryoshka2d.inference import Engine, open_engine
-    from matryoshka2d.loss import ElasticLoss
-    from matryoshka2d.mteb_encoder import mteb
-    from matryoshka2d.objectives import make_objective
+    from matryoshka2d.inference.mteb_encoder import mteb
+    from matryoshka2d.inference.vectorizer import ElasticVectorizer
+    from matryoshka2d.losses.elastic_loss import ElasticLoss
+    from matryoshka2d.losses.objectives import make_objective
+    from matryoshka2d.losses.strategies import make_strategy
     from matryoshka2d.planning import Budget, Plan, plan
-    from matryoshka2d.pretraining import PretrainingOptions, pretrain
     from matryoshka2d.size import Size, parse_sizes
-    from matryoshka2d.strategies import make_strategy
     from matryoshka2d.training import FitOptions, RotateOptions, TrainingOptions, fit, rotate, train
-    from matryoshka2d.vectorizer import ElasticVectorizer
 
 __version__ = "0.1.0"
 
 # Imported when first asked for: `import matryoshka2d` must not wait for torch.
 _HOMES = {
     "Budget": "planning",
-    "ElasticEncoder": "encoder",
-    "ElasticLoss": "loss",
-    "ElasticVectorizer": "vectorizer",
+    "ElasticEncoder": "encoder.elastic",
+    "ElasticLoss": "losses.elastic_loss",
+    "ElasticVectorizer": "inference.vectorizer",
     "Engine": "inference",
     "FitOptions": "training",
     "Grid": "evaluation",
     "Plan": "planning",
-    "PretrainingOptions": "pretraining",
     "RotateOptions": "training",
     "Size": "size",
     "TrainingOptions": "training",
     "UserError": "errors",
-    "export_model": "export.run",
+    "export_model": "export.exporter",
     "fit": "training",
-    "make_objective": "objectives",
-    "make_strategy": "strategies",
-    "mteb": "mteb_encoder",
+    "make_objective": "losses.objectives",
+    "make_strategy": "losses.strategies",
+    "mteb": "inference.mteb_encoder",
     "open_engine": "inference",
     "parse_sizes": "size",
     "plan": "planning",
-    "pretrain": "pretraining",
     "read_sts": "evaluation",
     "rotate": "training",
     "sts_grid": "evaluation",
@@ -62,7 +59,6 @@ __all__ = [
     "FitOptions",
     "Grid",
     "Plan",
-    "PretrainingOptions",
     "RotateOptions",
     "Size",
     "TrainingOptions",
@@ -75,7 +71,6 @@ __all__ = [
     "open_engine",
     "parse_sizes",
     "plan",
-    "pretrain",
     "read_sts",
     "rotate",
     "sts_grid",

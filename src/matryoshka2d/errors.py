@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class UserError(ValueError):
@@ -27,3 +28,26 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def needs(extra: str, *libraries: str) -> None:
+    """Raise a `UserError` that names the extra to install, unless every library is there.
+
+    Parameters
+    ----------
+    extra
+        The extra of this package that brings the libraries.
+    *libraries
+        Their import names.
+
+    Examples
+    --------
+    >>> needs("onnx", "json")
+    >>> needs("openvino", "no_such_library")
+    Traceback (most recent call last):
+        ...
+    matryoshka2d.errors.UserError: this needs no_such_library: pip install 'matryoshka2d[openvino]'
+    """
+    missing = [name for name in libraries if find_spec(name) is None]
+    if missing:
+        raise UserError(f"this needs {' and '.join(missing)}: pip install 'matryoshka2d[{extra}]'")

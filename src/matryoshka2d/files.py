@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -189,3 +190,37 @@ def _swap_in(temporary: Path, path: Path) -> None:
     except OSError:
         aside.replace(path)
         raise
+
+
+def read_yaml(path: Path, kind: str, expected: str) -> Any:
+    """Return what a YAML file holds.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        What messages call it, as ``"plan"``.
+    expected
+        What should have been named, for the message when there is no such file.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or not YAML.
+
+    Examples
+    --------
+    >>> read_yaml(Path("missing.yaml"), "plan", "a YAML file")
+    Traceback (most recent call last):
+    ...
+    matryoshka2d.errors.UserError: plan missing.yaml does not exist: expected a YAML file
+    """
+    import yaml
+
+    if not path.is_file():
+        raise UserError(f"{kind} {path} does not exist: expected {expected}")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{kind} {path} is not YAML: {error}") from error

@@ -69,7 +69,7 @@ def no_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: object, **options: object) -> None:
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr("matryoshka2d.encoder.ElasticEncoder.__init__", load)
+    monkeypatch.setattr("matryoshka2d.encoder.elastic.ElasticEncoder.__init__", load)
     monkeypatch.setattr("matryoshka2d.quickstart.run.python_documentation", load)
 
 

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from sentence_transformers import SentenceTransformer
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.precision import best_precision
 from matryoshka2d.evaluation import Grid, read_retrieval, read_sts, retrieval_grid, sts_grid
-from matryoshka2d.precision import best_precision
 from matryoshka2d.quickstart.run import QuickstartResult
 from matryoshka2d.size import Size
 from tests import tiny

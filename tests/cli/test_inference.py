@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matryoshka2d.inference.defaults import saved_default
+from matryoshka2d.inference.engine import saved_default
 from tests.cli.conftest import Run
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from matryoshka2d.inference.batching import BatchingEngine
+from matryoshka2d.inference.request_batching import BatchingEngine
 from tests.cli.conftest import Run
 
 # The command, halted where half of the output is on disk.
@@ -63,11 +63,11 @@ class TestInterrupted:
             ("truncate {model} 2x8 {target} --overwrite", "sentence_transformers.SentenceTransformer.save"),
             (
                 "evaluate {model} --sts {sts} --sizes 1,2x8 --output {target} --overwrite",
-                "matryoshka2d.report.write_report",
+                "matryoshka2d.evaluation.report.write_report",
             ),
             (
                 "train --model {model} --data {pairs} --output {target} --overwrite -q --no-checkpoints",
-                "matryoshka2d.training.run.write_model_card",
+                "matryoshka2d.training.finetuning.write_model_card",
             ),
         ],
         ids=lambda words: words.split()[0],
@@ -128,7 +128,7 @@ def test_vectors_are_written_whole_or_not_at_all(
 ) -> None:
     target = tmp_path / f"vectors{suffix}"
     target.write_text("old")
-    monkeypatch.setattr("matryoshka2d.encoding._CHUNK", 2)
+    monkeypatch.setattr("matryoshka2d.inference.encoding._CHUNK", 2)
     calls: list[int] = []
     whole = BatchingEngine.embed
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from matryoshka2d.objectives import InfoNCE
+from matryoshka2d.losses.objectives import InfoNCE
+from matryoshka2d.losses.strategies import ESE, AllSizes, CoordinateKL, PcaTarget, Starbucks, TwoDMSE
+from matryoshka2d.losses.strategies.base import Pull, Shape, StepPlan, Strategy
 from matryoshka2d.size import Size
-from matryoshka2d.strategies import ESE, AllSizes, CoordinateKL, PcaTarget, Starbucks, TwoDMSE
-from matryoshka2d.strategies.base import Pull, Shape, StepPlan, Strategy
-from tests.losses import step_loss
-from tests.objectives import references
+from tests.loss_cases import step_loss
+from tests.losses.objectives import references
 
 N, D, K = 4, 8, 4
 SIZES = (Size(1, 2), Size(3, 4), Size(4, 2), Size(2, 8))

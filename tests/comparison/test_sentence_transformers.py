@@ -13,11 +13,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
 from torch import Tensor, nn
 
-from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.loss import ElasticLoss
-from matryoshka2d.objectives import AnglE, CoSENT, InfoNCE, Objective
-from matryoshka2d.strategies import MRL, Full, Matryoshka2d, Strategy
-from matryoshka2d.strategies.base import Shape, StepPlan
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.losses.elastic_loss import ElasticLoss
+from matryoshka2d.losses.objectives import AnglE, CoSENT, InfoNCE, Objective
+from matryoshka2d.losses.strategies import MRL, Full, Matryoshka2d, Strategy
+from matryoshka2d.losses.strategies.base import Shape, StepPlan
 from tests import tiny
 
 DIMS = (8, 16, 32)

@@ -23,7 +23,7 @@ from sentence_transformers.sentence_transformer.losses import CoSENTLoss, Multip
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from matryoshka2d.data.batching import (
+from matryoshka2d.data.batch_sampler import (
     DistinctRowsBatchSampler,
     GroupDroppingCollator,
     fold,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from matryoshka2d.data.formats import (
+from matryoshka2d.data.row_formats import (
     FORMATS,
     POSITIVE_PAIRS,
     SCORED_PAIRS,

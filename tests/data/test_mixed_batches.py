@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import ConcatDataset
 
-from matryoshka2d.data.batching import DistinctRowsBatchSampler
-from matryoshka2d.data.mixed_batches import MixedBatchSampler
+from matryoshka2d.data.batch_sampler import DistinctRowsBatchSampler, MixedBatchSampler
 from matryoshka2d.data.shares import fixed_shares
 
 

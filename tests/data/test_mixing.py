@@ -5,8 +5,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from matryoshka2d.data.formats import POSITIVE_PAIRS, SCORED_PAIRS, TRIPLETS
-from matryoshka2d.data.mixing import read_mixture
+from matryoshka2d.data.mixture import read_mixture
+from matryoshka2d.data.row_formats import POSITIVE_PAIRS, SCORED_PAIRS, TRIPLETS
 from matryoshka2d.errors import UserError
 
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from matryoshka2d.data import shards
-from matryoshka2d.data.stream_batches import DATASET, StreamBatchSampler, endless_batches
+from matryoshka2d.data.stream_batch_sampler import DATASET, StreamBatchSampler, endless_batches
 from matryoshka2d.data.streams import open_stream
 from matryoshka2d.errors import UserError
-from matryoshka2d.training.live_teacher import DrawnRows
+from matryoshka2d.training.teacher import DrawnRows
 from tests.data.test_batching import held
 from tests.data.test_readers import as_jsonl, as_parquet, write
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from matryoshka2d.data import shards, streams
-from matryoshka2d.data.formats import POSITIVE_PAIRS, SCORED_PAIRS
-from matryoshka2d.data.mixing import open_mixture
+from matryoshka2d.data.mixture import open_mixture
 from matryoshka2d.data.readers import read_rows
+from matryoshka2d.data.row_formats import POSITIVE_PAIRS, SCORED_PAIRS
 from matryoshka2d.data.streams import Stream, open_stream
 from matryoshka2d.errors import UserError
 from tests.data.test_readers import CSV_TEXT, TEXT, WRITERS, as_csv, as_jsonl, as_parquet, write

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation import pair_cosines, turn
 from matryoshka2d.evaluation.cosine import block_cosines, top_k
-from matryoshka2d.evaluation.cuts import principal_axes
+from matryoshka2d.evaluation.exits import principal_axes
 from tests.evaluation.fakes import plain_cosine
 
 

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from matryoshka2d.encoder.quantization import Quantiser
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation import RetrievalSet, StsSet, encode_sts, retrieval_grid, sts_grid
-from matryoshka2d.evaluation.fidelity import fidelity
+from matryoshka2d.evaluation.agreement import fidelity
 from matryoshka2d.evaluation.index_precision import IndexedExits, kept_as
-from matryoshka2d.evaluation.measured_quality import encoded_quality, retrieval_quality, sts_quality
-from matryoshka2d.evaluation.quality import Quality
+from matryoshka2d.evaluation.quality import Quality, encoded_quality, retrieval_quality, sts_quality
 from matryoshka2d.evaluation.record import store_quality, stored_quality
-from matryoshka2d.quantisation import Quantiser
 from matryoshka2d.size import Size
 from tests.evaluation.fakes import FakeExits
 

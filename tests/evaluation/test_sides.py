@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from sentence_transformers.util import cos_sim
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation import (
     Grid,
@@ -28,9 +28,9 @@ from matryoshka2d.evaluation import (
     retrieval_grids,
     retrieval_scores,
 )
-from matryoshka2d.evaluation.sides import check_sides, size_pairs
-from matryoshka2d.report import render_report
-from matryoshka2d.report.scale import full_title
+from matryoshka2d.evaluation.report import render_report
+from matryoshka2d.evaluation.report.color_scale import full_title
+from matryoshka2d.evaluation.retrieval import check_sides, size_pairs
 from matryoshka2d.size import Size
 from tests import tiny
 from tests.evaluation.fakes import FakeExits, FakeSentenceTransformer

@@ -8,15 +8,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matryoshka2d_reproduction.over_seeds import (
+    holm,
+    seed_interval,
+    seed_spread,
+    seed_tests,
+    seeds_can_reject,
+)
 from scipy import stats
 
 from matryoshka2d import UserError
-from matryoshka2d.evaluation.intervals import against_size, compare, score_intervals
-from matryoshka2d.evaluation.over_seeds import holm, seed_interval, seed_spread, seed_tests, seeds_can_reject
-from matryoshka2d.evaluation.resampling import (
+from matryoshka2d.evaluation.bootstrap import (
     Replicates,
+    against_size,
     bootstrap_means,
     bootstrap_spearman,
+    compare,
+    score_intervals,
     weighted_spearman,
 )
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation import PlainExits, StsSet, encode_sts, read_sts, sts_grid
-from matryoshka2d.evaluation.correlation import spearman
+from matryoshka2d.evaluation.cosine import spearman
 from matryoshka2d.size import Size, parse_sizes
 from tests.evaluation.fakes import FakeExits, FakeSentenceTransformer, plain_cosine
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.evaluation import StsSet
-from matryoshka2d.evaluation.measured_quality import sts_quality
+from matryoshka2d.evaluation.quality import sts_quality
 from matryoshka2d.evaluation.record import fingerprint, store_quality
-from matryoshka2d.export.run import Export, export_model
+from matryoshka2d.export.exporter import Export, export_model
 from tests import tiny
 
 CHOICES: Mapping[str, Mapping[str, str]] = {

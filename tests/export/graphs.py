@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import openvino
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 
 
 def inputs_for(encoder: ElasticEncoder, texts: Sequence[str], prompt: str | None = None) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from langchain_huggingface import HuggingFaceEmbeddings
 
-from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.export.run import Export
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.export.exporter import Export
 from tests import tiny
 
 

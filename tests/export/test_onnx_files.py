@@ -12,8 +12,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from matryoshka2d.architectures import ARCHITECTURES
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.architectures import ARCHITECTURES
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.export import OPSET, write_onnx
 from matryoshka2d.size import Size
@@ -188,6 +188,6 @@ def test_a_weighted_mean_without_its_prompt_is_refused(tmp_path: Path) -> None:
 def test_without_the_library_the_extra_is_named(
     minilm_encoder: ElasticEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matryoshka2d.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("matryoshka2d.errors.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'matryoshka2d\[onnx\]'"):
         write_onnx(minilm_encoder, "1x8", tmp_path)

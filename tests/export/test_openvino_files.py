@@ -8,7 +8,7 @@ import numpy as np
 import openvino
 import pytest
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.export import openvino_model, write_openvino
 from matryoshka2d.export.openvino_files import save_openvino
@@ -46,7 +46,7 @@ def test_half_precision_halves_the_file(encoder: ElasticEncoder, written: Path, 
 def test_without_the_library_the_extra_is_named(
     encoder: ElasticEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matryoshka2d.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("matryoshka2d.errors.find_spec", lambda name: None)
     for call in (lambda: openvino_model("1x8.onnx"), lambda: write_openvino(encoder, "1x8", tmp_path)):
         with pytest.raises(UserError, match=r"pip install 'matryoshka2d\[openvino\]'"):
             call()

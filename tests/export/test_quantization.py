@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.export.graph import exit_graph
 from matryoshka2d.export.onnx_files import single_output, write_graphs
 from matryoshka2d.export.quantization import quantized_for_onnxruntime, with_eight_bit_weights

@@ -19,13 +19,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation.record import fingerprint, stored_quality
-from matryoshka2d.export import run as run_module
+from matryoshka2d.export import exporter as run_module
 from matryoshka2d.export.check import TOLERANCES
+from matryoshka2d.export.exporter import Export, export_model, parameters_at
 from matryoshka2d.export.formats import FORMATS
-from matryoshka2d.export.run import Export, export_model, parameters_at
 from matryoshka2d.size import Size
 
 SENTENCE = "A sentence to embed."

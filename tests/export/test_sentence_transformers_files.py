@@ -12,8 +12,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
-from matryoshka2d.architectures import ARCHITECTURES
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.architectures import ARCHITECTURES
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.export.sentence_transformers_files import older_releases, write_sentence_transformers
 from tests import tiny
 

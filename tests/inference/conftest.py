@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from tests import tiny
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matryoshka2d.inference.batches import packed_batches, padded_batches
+from matryoshka2d.inference.request_batching import packed_batches, padded_batches
 
 LENGTHS = (
     st.lists(st.integers(1, 300), max_size=80)

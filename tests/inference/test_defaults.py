@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from matryoshka2d.inference import defaults, open_engine, opening
-from matryoshka2d.inference.defaults import save_default, saved_default
+from matryoshka2d.inference import engine as defaults
+from matryoshka2d.inference import engine as opening
+from matryoshka2d.inference import open_engine
+from matryoshka2d.inference.engine import save_default, saved_default
 
 pytestmark = pytest.mark.usefixtures("graphs")
 

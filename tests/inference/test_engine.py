@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from matryoshka2d.architectures import ARCHITECTURES
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.architectures import ARCHITECTURES
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference import Engine, open_engine
 from matryoshka2d.size import Size

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from matryoshka2d.architectures import ARCHITECTURES
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.architectures import ARCHITECTURES
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation.exits import Exits
-from matryoshka2d.inference import exits as module
-from matryoshka2d.inference.exits import EngineExits, open_exits
+from matryoshka2d.inference import engine_exits as module
+from matryoshka2d.inference.engine_exits import EngineExits, open_exits
 from tests import tiny
 
 

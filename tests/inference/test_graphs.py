@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference import depths as depths_module
 from matryoshka2d.inference import graphs as module
@@ -124,7 +124,7 @@ def test_what_an_engine_lacks_is_said(encoder: ElasticEncoder) -> None:
 
 def test_a_library_that_is_missing_is_named(encoder: ElasticEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "matryoshka2d.extras.find_spec", lambda name: None if name == "openvino" else object()
+        "matryoshka2d.errors.find_spec", lambda name: None if name == "openvino" else object()
     )
     with pytest.raises(UserError, match=r"pip install 'matryoshka2d\[openvino\]'"):
         open_engine(encoder, "openvino")

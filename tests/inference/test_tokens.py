@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.inference import tokens as module
 from matryoshka2d.inference.tokens import TextTokenizer, Tokens, join
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from matryoshka2d.evaluation.cost import Cost, Costs
 from matryoshka2d.evaluation.grid import Grid
 from matryoshka2d.evaluation.quality import Quality
-from matryoshka2d.planning.budget import Budget
-from matryoshka2d.planning.rows import Row
+from matryoshka2d.planning.budget import Budget, Row
 from matryoshka2d.size import Size
 
 DOCUMENTS = 1000

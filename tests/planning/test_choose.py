@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matryoshka2d.planning.budget import Budget
+from matryoshka2d.planning.budget import QUALITY, Budget, constraints_of
 from matryoshka2d.planning.choose import (
     by_scarcity,
     choose,
@@ -21,7 +21,6 @@ from matryoshka2d.planning.choose import (
     resources_of,
     undecided,
 )
-from matryoshka2d.planning.constraints import QUALITY, constraints_of
 from tests.planning.cases import budgets, margin, row, tables
 
 GRID = (

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from matryoshka2d.evaluation.cost import Costs
+from matryoshka2d.evaluation.report.figures import png_bytes
 from matryoshka2d.planning import Budget, Plan
-from matryoshka2d.report.figures import png_bytes
-from matryoshka2d.report.plans import plan_figure, plan_page, table_rows
+from matryoshka2d.planning.view import plan_figure, plan_page, table_rows
 from tests.planning.cases import made_costs, made_quality
 
 SCORES = {"1x32": 70.0, "1x128": 72.0, "3x32": 76.0, "3x128": 78.5, "6x32": 76.8, "6x128": 80.0}

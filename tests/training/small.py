@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.training import train
 from tests import tiny
 

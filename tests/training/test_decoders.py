@@ -10,14 +10,14 @@ import pytest
 import torch
 from datasets import Dataset
 
-import matryoshka2d.training.run as training_run
+import matryoshka2d.training.finetuning as training_run
 from matryoshka2d.data import POSITIVE_PAIRS, SCORED_PAIRS, TEXTS, TRIPLETS
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.loss import ElasticLoss
-from matryoshka2d.training.column_prompts import column_prompts
-from matryoshka2d.training.settings import training_settings
+from matryoshka2d.losses.elastic_loss import ElasticLoss
+from matryoshka2d.training.model_settings import training_settings
 from matryoshka2d.training.teacher import teacher_vectors
+from matryoshka2d.training.texts import column_prompts
 from tests import tiny
 from tests.training import small
 

@@ -11,10 +11,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.size import Size
-from matryoshka2d.training.dev import DevGrid, dev_grid
+from matryoshka2d.training.trainer import DevGrid, dev_grid
 from tests.training import small
 
 

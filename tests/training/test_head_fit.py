@@ -16,10 +16,9 @@ from torch import Tensor
 
 from matryoshka2d import ElasticEncoder, UserError
 from matryoshka2d.data import Mixture, open_mixture, read_mixture
-from matryoshka2d.training.head_fit import fit_heads, nearest_map
-from matryoshka2d.training.options import TrainingOptions
-from matryoshka2d.training.presets import PRESETS
+from matryoshka2d.training.fitting import fit_heads, nearest_map
 from matryoshka2d.training.texts import texts_of
+from matryoshka2d.training.training_options import PRESETS, TrainingOptions
 from tests.training import small
 
 TEXTS = [f"{a} {b} {c}" for a in ("a", "two", "no") for b in ("cat", "dog", "man") for c in ("sat", "ran")]

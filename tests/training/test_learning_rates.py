@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import matryoshka2d.training.run as training_run
-from matryoshka2d.architectures import architecture_of, layers_of
-from matryoshka2d.encoder import ElasticEncoder
+import matryoshka2d.training.finetuning as training_run
+from matryoshka2d.encoder.architectures import architecture_of, layers_of
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.loss import ElasticLoss
-from matryoshka2d.strategies import STRATEGIES
+from matryoshka2d.losses.elastic_loss import ElasticLoss
+from matryoshka2d.losses.strategies import STRATEGIES
 from matryoshka2d.training import TrainingOptions
-from matryoshka2d.training.learning_rates import by_depth, mapping, rates
+from matryoshka2d.training.model_settings import by_depth, mapping, rates
 from matryoshka2d.training.trainer import ElasticTrainer
 from tests import tiny
 from tests.training import small

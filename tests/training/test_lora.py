@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-import matryoshka2d.training.run as training_run
-from matryoshka2d.encoder import ElasticEncoder
+import matryoshka2d.training.finetuning as training_run
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.export.run import export_model
+from matryoshka2d.export.exporter import export_model
 from matryoshka2d.inference import open_engine
 from matryoshka2d.size import Size
 from matryoshka2d.training.lora import Lora, add_adapters, make_lora, merge_adapters, target_layers
-from matryoshka2d.training.options import TrainingOptions
+from matryoshka2d.training.training_options import TrainingOptions
 from tests import tiny
 from tests.training import small
 from tests.training.test_resume import killed
@@ -201,7 +201,7 @@ class TestMistakes:
     """One line each, before a model is loaded where that can be."""
 
     def test_no_peft(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("matryoshka2d.extras.find_spec", lambda name: None)
+        monkeypatch.setattr("matryoshka2d.errors.find_spec", lambda name: None)
         with pytest.raises(UserError, match=r"this needs peft: pip install 'matryoshka2d\[lora\]'"):
             make_lora({})
 
@@ -240,8 +240,8 @@ class TestMistakes:
 
 
 def test_adapters_have_a_rate_of_their_own() -> None:
-    from matryoshka2d.training.learning_rates import rates
-    from matryoshka2d.training.presets import LORA_RATE
+    from matryoshka2d.training.model_settings import rates
+    from matryoshka2d.training.training_options import LORA_RATE
 
     assert rates(TrainingOptions(lora=True)) == (LORA_RATE, LORA_RATE)
     assert rates(TrainingOptions(lora=True, learning_rate=1e-3, top_learning_rate=1e-4)) == (1e-3, 1e-4)

@@ -16,12 +16,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from matryoshka2d.data.batching import GroupDroppingCollator
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.data.batch_sampler import GroupDroppingCollator
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.training.elapsed import seconds_before
+from matryoshka2d.training.checkpoints import last_complete_checkpoint, seconds_before
 from matryoshka2d.training.trainer import ElasticTrainer, StepOfLoss
-from matryoshka2d.training.whole_checkpoints import last_complete_checkpoint
 from tests.training import small
 
 STEPS = 12
@@ -146,7 +145,7 @@ def test_workers_that_tokenise_ahead_change_nothing(
 def test_the_best_checkpoint_of_before_the_kill_is_remembered(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matryoshka2d.training.dev import DevGrid
+    from matryoshka2d.training.trainer import DevGrid
 
     scores = {3: 90.0, 6: 10.0, 9: 20.0, 12: 30.0}
     call = DevGrid.__call__
@@ -172,7 +171,7 @@ def test_a_kill_after_the_last_step_loses_nothing(
         raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matryoshka2d.training.run.write_model_card", die)
+        patch.setattr("matryoshka2d.training.finetuning.write_model_card", die)
         with pytest.raises(KilledError):
             run(tmp_path, model, "broken")
     assert not (tmp_path / "broken").exists()
@@ -234,7 +233,9 @@ def test_nothing_to_resume_is_one_line_and_leaves_everything_as_it_was(
 def test_nothing_to_resume_is_said_before_a_model_is_loaded(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("matryoshka2d.training.run.ElasticEncoder", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(
+        "matryoshka2d.training.finetuning.ElasticEncoder", lambda *_, **__: pytest.fail("loaded")
+    )
     with pytest.raises(UserError, match="nothing to resume"):
         run(tmp_path, model, "out", resume=True)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 
 from matryoshka2d.evaluation.agreement import neighbour_recall
-from matryoshka2d.objectives.distillation import batch_similarity_kl
+from matryoshka2d.losses.objectives.distillation import batch_similarity_kl
 from matryoshka2d.training.rotation import Search, _loss, cayley, learn_rotation, neighbours
 
 CHANCES = st.integers(0, 2**32 - 1).map(np.random.default_rng)

@@ -13,15 +13,14 @@ import torch
 from pyarrow import parquet
 
 from matryoshka2d import cli
-from matryoshka2d.data.batching import GroupDroppingCollator
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.data.batch_sampler import GroupDroppingCollator
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.loss import ElasticLoss
-from matryoshka2d.training.live_teacher import LiveTeacher
-from matryoshka2d.training.options import TrainingOptions
-from matryoshka2d.training.streaming import batches_of_run, mixture_shares
-from matryoshka2d.training.teacher import teacher_vectors
+from matryoshka2d.losses.elastic_loss import ElasticLoss
+from matryoshka2d.training.stream_shares import batches_of_run, mixture_shares
+from matryoshka2d.training.teacher import LiveTeacher, teacher_vectors
 from matryoshka2d.training.trainer import ElasticTrainer
+from matryoshka2d.training.training_options import TrainingOptions
 from tests.training import small
 from tests.training.test_resume import assert_equal, killed
 
@@ -108,7 +107,7 @@ class TestTeachers:
         from datasets import Dataset
 
         from matryoshka2d.data import format_of, text_columns
-        from matryoshka2d.training.teaching import with_teacher
+        from matryoshka2d.training.teacher import with_teacher
 
         encoder = ElasticEncoder(model, device="cpu").eval()
         rows = Dataset.from_list(small.rows(form, 8))

@@ -12,16 +12,22 @@ import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
-import matryoshka2d.training.run as training_run
+import matryoshka2d.training.finetuning as training_run
 from matryoshka2d.data import format_of
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.loss import ElasticLoss
-from matryoshka2d.strategies import STRATEGIES
-from matryoshka2d.training.live_teacher import LiveTeacher
-from matryoshka2d.training.options import TrainingOptions
-from matryoshka2d.training.teacher import cache_folder, teacher_vectors
-from matryoshka2d.training.teaching import columns_read, prompts_read, teacher_name, with_teacher
+from matryoshka2d.losses.elastic_loss import ElasticLoss
+from matryoshka2d.losses.strategies import STRATEGIES
+from matryoshka2d.training.teacher import (
+    LiveTeacher,
+    cache_folder,
+    columns_read,
+    prompts_read,
+    teacher_name,
+    teacher_vectors,
+    with_teacher,
+)
+from matryoshka2d.training.training_options import TrainingOptions
 from tests import tiny
 from tests.training import small
 

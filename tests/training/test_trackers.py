@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import matryoshka2d.training.run as training_run
+import matryoshka2d.training.finetuning as training_run
 from matryoshka2d.errors import UserError
-from matryoshka2d.size_losses import SizeLosses
-from matryoshka2d.training.trackers import trackers
+from matryoshka2d.losses.loss_meter import SizeLosses
+from matryoshka2d.training.run_logs import trackers
 from tests.training import small
 
 

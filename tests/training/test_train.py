@@ -13,14 +13,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-import matryoshka2d.training.run as training_run
-from matryoshka2d.encoder import ElasticEncoder
+import matryoshka2d.training.finetuning as training_run
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.loss import ElasticLoss
-from matryoshka2d.objectives import OBJECTIVES
-from matryoshka2d.strategies import STRATEGIES
+from matryoshka2d.losses.elastic_loss import ElasticLoss
+from matryoshka2d.losses.objectives import OBJECTIVES
+from matryoshka2d.losses.strategies import STRATEGIES
 from matryoshka2d.training import TrainingOptions, train
-from matryoshka2d.training.settings import set_dropout
+from matryoshka2d.training.model_settings import set_dropout
 from tests import tiny
 from tests.training import small
 

@@ -17,11 +17,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.loss import ElasticLoss
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.losses.elastic_loss import ElasticLoss
 from matryoshka2d.training.teacher import TeacherVectors
 from matryoshka2d.training.trainer import StepOfLoss
-from tests.losses import Computed, value_and_gradients
+from tests.loss_cases import Computed, value_and_gradients
 from tests.training import small
 
 ROWS = 32

@@ -5,19 +5,12 @@ from __future__ import annotations
 import typer
 
 from matryoshka2d.cli.benchmark import benchmark
-from matryoshka2d.cli.encode import encode
+from matryoshka2d.cli.encode import encode, quantise
 from matryoshka2d.cli.evaluate import evaluate
-from matryoshka2d.cli.export import export
-from matryoshka2d.cli.fit import fit_command
+from matryoshka2d.cli.export import export, truncate
 from matryoshka2d.cli.plan import plan_command
-from matryoshka2d.cli.pretrain import pretrain_command
-from matryoshka2d.cli.quantise import quantise
 from matryoshka2d.cli.quickstart import quickstart
-from matryoshka2d.cli.report import report
-from matryoshka2d.cli.reproduce import reproduce
-from matryoshka2d.cli.rotate import rotate_command
-from matryoshka2d.cli.train import train_command
-from matryoshka2d.cli.truncate import truncate
+from matryoshka2d.cli.train import fit_command, rotate_command, train_command
 
 app = typer.Typer(
     help="One sentence-embedding model, any depth, any width: train, look at the grid, ship a size.",
@@ -44,7 +37,6 @@ def version(
 
 app.command()(quickstart)
 app.command("fit")(fit_command)
-app.command("pretrain")(pretrain_command)
 app.command("train")(train_command)
 app.command("rotate")(rotate_command)
 app.command()(evaluate)
@@ -52,7 +44,5 @@ app.command("plan")(plan_command)
 app.command()(truncate)
 app.command()(export)
 app.command()(encode)
-app.command()(reproduce)
-app.command()(report)
 app.command()(quantise)
 app.command()(benchmark)

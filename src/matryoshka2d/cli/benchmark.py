@@ -49,7 +49,7 @@ def benchmark(
     """
     from matryoshka2d.errors import UserError, did_you_mean
     from matryoshka2d.inference import benchmark as measure
-    from matryoshka2d.inference.opening import ENGINES, PRECISIONS
+    from matryoshka2d.inference.engine import ENGINES, PRECISIONS
     from matryoshka2d.size import default_sizes, parse_sizes
 
     names = [name.strip() for name in engines.split(",")]
@@ -88,7 +88,7 @@ def benchmark(
     )
     winner = found.winner(agreement) if save else None
     if winner is not None:
-        from matryoshka2d.inference.defaults import save_default
+        from matryoshka2d.inference.engine import save_default
 
         save_default(model, winner.engine, winner.precision, winner.texts_per_second)
     _show(found, model, winner, json=json, quiet=quiet)
@@ -140,7 +140,7 @@ def _texts(path: Path | None, column: str | None, limit: int) -> list[str]:
         from matryoshka2d.quickstart.corpus import python_documentation
 
         return list(dict.fromkeys(python_documentation().train))[:limit]
-    from matryoshka2d.encoding import read_texts
+    from matryoshka2d.inference.encoding import read_texts
 
     return list(dict.fromkeys(read_texts(path, column=column)))[:limit]
 

@@ -103,9 +103,9 @@ def evaluate(
     sets = _read(sts, retrieval, split)
     quiet_libraries()
     encoder = load(model, pooling, device, quiet=quiet)
-    from matryoshka2d.encoding import check_prompt
     from matryoshka2d.evaluation.exits import Exits
-    from matryoshka2d.evaluation.measured_quality import with_full
+    from matryoshka2d.evaluation.quality import with_full
+    from matryoshka2d.inference.encoding import check_prompt
 
     check_prompt(encoder.prompts, prompt_name)
     if save and not isinstance(encoder, Exits):
@@ -140,10 +140,10 @@ def evaluate(
 
 def load(model: str, pooling: str | None, device: str | None, *, quiet: bool = False) -> Any:
     """Load an elastic encoder, or a plain model where the architecture is not in the table."""
-    from matryoshka2d import loading
-    from matryoshka2d.architectures import UnknownArchitectureError
-    from matryoshka2d.default_model import resolve_model
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.encoder import loading
+    from matryoshka2d.encoder.architectures import UnknownArchitectureError
+    from matryoshka2d.encoder.elastic import ElasticEncoder
+    from matryoshka2d.encoder.loading import resolve_model
     from matryoshka2d.hub import hub_arguments
 
     name = resolve_model(model)
@@ -160,8 +160,8 @@ def load(model: str, pooling: str | None, device: str | None, *, quiet: bool = F
 
 def _in_precision(encoder: Any, model: str, precision: str, *, quiet: bool) -> Any:
     """Return what gives the exits: the encoder itself in fp32, else an engine with it."""
-    from matryoshka2d.encoder import ElasticEncoder
-    from matryoshka2d.precision import resolve_precision
+    from matryoshka2d.encoder.elastic import ElasticEncoder
+    from matryoshka2d.encoder.precision import resolve_precision
 
     chosen = resolve_precision(precision, str(encoder.device))
     if chosen.warning:
@@ -170,7 +170,7 @@ def _in_precision(encoder: Any, model: str, precision: str, *, quiet: bool) -> A
         return encoder
     if not isinstance(encoder, ElasticEncoder):
         raise UserError(f"{model} is measured in fp32 alone: its architecture is not in the table of layers")
-    from matryoshka2d.inference.exits import open_exits
+    from matryoshka2d.inference.engine_exits import open_exits
 
     return open_exits(encoder, chosen.name)
 
@@ -184,9 +184,9 @@ def _check(
     precision: str,
 ) -> None:
     """Find every mistake that can be found before a file is read or a model is loaded."""
-    from matryoshka2d.evaluation.correlation import correlation_of
-    from matryoshka2d.evaluation.cuts import check_cut
-    from matryoshka2d.precision import check_precision
+    from matryoshka2d.encoder.precision import check_precision
+    from matryoshka2d.evaluation.cosine import correlation_of
+    from matryoshka2d.evaluation.exits import check_cut
     from matryoshka2d.size import parse_sizes
 
     if not sts and not retrieval:
@@ -201,7 +201,7 @@ def _check(
 
 def _check_sides(sts: list[str], sizes: str | None, sides: dict[str, str | None], save: bool) -> None:
     """Find what cannot be meant by sizes of queries and documents."""
-    from matryoshka2d.evaluation.sides import check_sides
+    from matryoshka2d.evaluation.retrieval import check_sides
 
     if all(side is None for side in sides.values()):
         return
@@ -264,7 +264,7 @@ def _save(
     **encoding: Any,
 ) -> None:
     """Keep the quality of the first task in the model, for every precision of an index."""
-    from matryoshka2d.evaluation.measured_quality import labelled_qualities
+    from matryoshka2d.evaluation.quality import labelled_qualities
     from matryoshka2d.evaluation.record import fingerprint, store_quality
 
     details = {"split": split} if encoded is not None else {}
@@ -288,7 +288,7 @@ def _as_json(grids: dict[str, dict[str, Grid]]) -> dict[str, Any]:
 def _show(grids: dict[str, dict[str, Grid]]) -> None:
     from rich.console import Console
 
-    from matryoshka2d.report import grid_table
+    from matryoshka2d.evaluation.report import grid_table
 
     console = Console()
     for by_cut in grids.values():
@@ -300,8 +300,8 @@ def _show(grids: dict[str, dict[str, Grid]]) -> None:
 def _write(output: Path, grids: dict[str, dict[str, Grid]], overwrite: bool) -> None:
     import json
 
+    from matryoshka2d.evaluation.report import heatmap, save_figure, write_report
     from matryoshka2d.files import staged_folder
-    from matryoshka2d.report import heatmap, save_figure, write_report
 
     with staged_folder(output, overwrite=overwrite) as folder:
         (folder / "grid.json").write_text(json.dumps(_as_json(grids), indent=1), encoding="utf-8")

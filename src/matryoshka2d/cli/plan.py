@@ -133,7 +133,7 @@ def plan_command(
     else:
         from rich.console import Console
 
-        from matryoshka2d.report.plans import print_plan
+        from matryoshka2d.planning.view import print_plan
 
         print_plan(made, Console())
     if (sts or retrieval) and not save:
@@ -145,9 +145,9 @@ def plan_command(
 def _write(output: Path, made: Plan, overwrite: bool) -> None:
     import json
 
+    from matryoshka2d.evaluation.report import save_figure
     from matryoshka2d.files import staged_folder
-    from matryoshka2d.report import save_figure
-    from matryoshka2d.report.plans import plan_page
+    from matryoshka2d.planning.view import plan_page
 
     with staged_folder(output, overwrite=overwrite) as folder:
         (folder / "plan.json").write_text(json.dumps(made.to_dict(), indent=1) + "\n", encoding="utf-8")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from matryoshka2d.cli.choices import command_of_choices
 from matryoshka2d.cli.common import print_json, quiet_libraries
-from matryoshka2d.training.options import TrainingOptions
+from matryoshka2d.cli.option_flags import command_of_choices
+from matryoshka2d.training.training_options import FitOptions, RotateOptions, TrainingOptions
 
 
 def _train(options: TrainingOptions, json: bool, quiet: bool) -> None:
@@ -14,7 +14,8 @@ def _train(options: TrainingOptions, json: bool, quiet: bool) -> None:
     """
     options.check_ready()
     quiet_libraries()
-    from matryoshka2d.training import ranks, train
+    from matryoshka2d.training import distributed as ranks
+    from matryoshka2d.training import train
 
     encoder = train(options, quiet=quiet or json)
     if not ranks.is_first():
@@ -29,3 +30,56 @@ def _train(options: TrainingOptions, json: bool, quiet: bool) -> None:
 
 
 train_command = command_of_choices(TrainingOptions, _train)
+
+
+def _fit(options: FitOptions, json: bool, quiet: bool) -> None:
+    """Make a finished model elastic in a minute: no labels, no training, the full size as it was.
+
+    Every inner layer gets the linear map that brings it nearest to the full size. Training gives more.
+
+    Example: matryoshka2d fit --model default --data texts.txt --output my-model
+    """
+    options.check_ready()
+    quiet_libraries()
+    from matryoshka2d.training.fitting import fit
+
+    encoder = fit(options, quiet=quiet or json)
+    nearness = encoder.record["fit"]["nearness"]
+    summary = {"output": options.output, "full_size": str(encoder.size), "nearness": nearness}
+    if json:
+        print_json(summary)
+    elif not quiet:
+        print("Mean cosine to the full size, on texts left out of the fit:")
+        for layers, (before, after) in nearness.items():
+            print(f"  {layers} layer{'s' if layers != '1' else ' '}  {before:6.3f} -> {after:.3f}")
+        print(f"Wrote {options.output}. Next: matryoshka2d evaluate {options.output} --sts STS")
+
+
+fit_command = command_of_choices(FitOptions, _fit)
+
+
+def _rotate(options: RotateOptions, json: bool, quiet: bool) -> None:
+    """Make the narrow sizes of a finished model better in a minute or two: no labels, no training.
+
+    The space is turned so that the first dims say most. At full width no cosine changes, at any depth; but
+    vectors made before do not go with those made after.
+
+    Example: matryoshka2d rotate --model my-model --data texts.txt --output turned-model
+    """
+    options.check_ready()
+    quiet_libraries()
+    from matryoshka2d.training.rotation import rotate
+
+    encoder = rotate(options, quiet=quiet or json)
+    recall = encoder.record["rotation"]["recall"]
+    if json:
+        print_json({"output": options.output, "full_size": str(encoder.size), "recall": recall})
+    elif not quiet:
+        if recall:
+            print("How many of a text's nearest at full size are nearest here too, among texts left out:")
+        for dims, (before, after) in recall.items():
+            print(f"  {dims:>4} dims  {before:6.1%} -> {after:.1%}")
+        print(f"Wrote {options.output}. Next: matryoshka2d evaluate {options.output} --sts STS")
+
+
+rotate_command = command_of_choices(RotateOptions, _rotate)

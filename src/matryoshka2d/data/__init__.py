@@ -17,8 +17,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matryoshka2d.data.batching import DistinctRowsBatchSampler, GroupDroppingCollator
-    from matryoshka2d.data.formats import (
+    from matryoshka2d.data.batch_sampler import DistinctRowsBatchSampler, GroupDroppingCollator
+    from matryoshka2d.data.mixture import Mixture, open_mixture, read_mixture
+    from matryoshka2d.data.readers import is_hub_name, read_rows
+    from matryoshka2d.data.row_formats import (
         FORMATS,
         GROUP,
         NO_GROUP,
@@ -32,20 +34,18 @@ if TYPE_CHECKING:
         recognise,
         text_columns,
     )
-    from matryoshka2d.data.mixing import Mixture, open_mixture, read_mixture
-    from matryoshka2d.data.readers import is_hub_name, read_rows
-    from matryoshka2d.data.stream_batches import StreamBatchSampler
+    from matryoshka2d.data.stream_batch_sampler import StreamBatchSampler
     from matryoshka2d.data.streams import Stream, open_stream
 
 _HOMES = {
-    "batching": ("DistinctRowsBatchSampler", "GroupDroppingCollator"),
-    "formats": (
+    "batch_sampler": ("DistinctRowsBatchSampler", "GroupDroppingCollator"),
+    "row_formats": (
         *("FORMATS", "GROUP", "NO_GROUP", "POSITIVE_PAIRS", "SCORE", "SCORED_PAIRS", "TEXTS", "TRIPLETS"),
         *("Format", "format_of", "recognise", "text_columns"),
     ),
-    "mixing": ("Mixture", "open_mixture", "read_mixture"),
+    "mixture": ("Mixture", "open_mixture", "read_mixture"),
     "readers": ("is_hub_name", "read_rows"),
-    "stream_batches": ("StreamBatchSampler",),
+    "stream_batch_sampler": ("StreamBatchSampler",),
     "streams": ("Stream", "open_stream"),
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from matryoshka2d.data.formats import NO_GROUP
+from matryoshka2d.data.row_formats import NO_GROUP
 from matryoshka2d.data.tables import MISSING, Table
 from matryoshka2d.errors import UserError
 

@@ -17,7 +17,7 @@ from matryoshka2d.data.checks import (
     checked_texts,
     guessed_range,
 )
-from matryoshka2d.data.formats import GROUP, SCORE, Layout, recognise
+from matryoshka2d.data.row_formats import GROUP, SCORE, Layout, recognise
 from matryoshka2d.data.tables import Table, extension_of, open_table
 from matryoshka2d.errors import UserError
 

@@ -17,8 +17,8 @@ from matryoshka2d.data.checks import (
     checked_texts,
     guessed_range,
 )
-from matryoshka2d.data.formats import GROUP, NO_GROUP, SCORE, Layout, recognise
 from matryoshka2d.data.readers import EVERY_SPLIT, SPLIT_COLUMN, check_limit, check_score_range
+from matryoshka2d.data.row_formats import GROUP, NO_GROUP, SCORE, Layout, recognise
 from matryoshka2d.data.shards import Shard, open_shards
 from matryoshka2d.data.tables import Table
 from matryoshka2d.errors import UserError

@@ -8,19 +8,19 @@ from matryoshka2d.evaluation.agreement import (
     reference_cosine,
     similarity_agreement,
 )
-from matryoshka2d.evaluation.cosine import pair_cosines
-from matryoshka2d.evaluation.cuts import CUTS, turn
-from matryoshka2d.evaluation.exits import Exits, PlainExits
-from matryoshka2d.evaluation.grid import Grid, Inversion
-from matryoshka2d.evaluation.intervals import Intervals, against_size, compare, score_intervals
-from matryoshka2d.evaluation.over_seeds import seed_tests
-from matryoshka2d.evaluation.resampling import Replicates, bootstrap_means, bootstrap_spearman
-from matryoshka2d.evaluation.retrieval import (
-    ndcg,
-    retrieval_grid,
-    retrieval_grids,
-    retrieval_scores,
+from matryoshka2d.evaluation.bootstrap import (
+    Intervals,
+    Replicates,
+    against_size,
+    bootstrap_means,
+    bootstrap_spearman,
+    compare,
+    score_intervals,
 )
+from matryoshka2d.evaluation.cosine import pair_cosines
+from matryoshka2d.evaluation.exits import CUTS, Exits, PlainExits, turn
+from matryoshka2d.evaluation.grid import Grid, Inversion
+from matryoshka2d.evaluation.retrieval import ndcg, retrieval_grid, retrieval_grids, retrieval_scores
 from matryoshka2d.evaluation.retrieval_sets import (
     RetrievalSet,
     read_beir,
@@ -28,8 +28,7 @@ from matryoshka2d.evaluation.retrieval_sets import (
     read_squad,
     read_xsum,
 )
-from matryoshka2d.evaluation.sts import StsSet, read_sts
-from matryoshka2d.evaluation.sts_grid import EncodedSts, encode_sts, sts_grid
+from matryoshka2d.evaluation.sts import EncodedSts, StsSet, encode_sts, read_sts, sts_grid
 
 __all__ = [
     "CUTS",
@@ -61,7 +60,6 @@ __all__ = [
     "retrieval_grids",
     "retrieval_scores",
     "score_intervals",
-    "seed_tests",
     "similarity_agreement",
     "sts_grid",
     "turn",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from matryoshka2d.errors import UserError, did_you_mean
 
 Floats = NDArray[np.float64]
 Vectors = NDArray[np.float32] | NDArray[np.float64]
@@ -134,3 +136,56 @@ def _prefix_dots(left: Vectors, right: Vectors, dims: Sequence[int]) -> Floats:
 
 def _divide(dots: Floats, lengths: Floats) -> Floats:
     return np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
+
+
+Correlation = Callable[[Floats, Floats], Floats]
+
+
+def pearson(values: Floats, gold: Floats) -> Floats:
+    """Return Pearson's correlation of each column with the gold; nan for a column that never varies.
+
+    Parameters
+    ----------
+    values
+        Float [rows, columns].
+    gold
+        Float [rows].
+
+    Examples
+    --------
+    >>> pearson(np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]]), np.array([1.0, 2.0, 3.0])).tolist()
+    [1.0, -1.0]
+    """
+    left, right = values - values.mean(axis=0), gold - gold.mean()
+    lengths = np.sqrt((left**2).sum(axis=0) * (right**2).sum())
+    varies = np.ptp(values, axis=0) > 0
+    undefined = np.full(values.shape[1], np.nan)
+    correlations: Floats = np.divide(right @ left, lengths, out=undefined, where=varies)
+    return np.clip(correlations, -1.0, 1.0)
+
+
+def spearman(values: Floats, gold: Floats) -> Floats:
+    """Return Spearman's rank correlation of each column with the gold; ties share their mean rank.
+
+    Equals ``scipy.stats.spearmanr`` column by column.
+
+    >>> spearman(np.array([[1.0], [10.0], [100.0]]), np.array([1.0, 2.0, 3.0])).tolist()
+    [1.0]
+    """
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(values, axis=0), rankdata(gold))
+
+
+CORRELATIONS: dict[str, Correlation] = {"spearman": spearman, "pearson": pearson}
+"""Name of a metric → its function."""
+
+
+def correlation_of(metric: str) -> Correlation:
+    """Return the function of a metric, or raise a `UserError` that lists the known ones."""
+    if metric not in CORRELATIONS:
+        known = ", ".join(CORRELATIONS)
+        raise UserError(
+            f"metric '{metric}' is not known: expected one of {known}.{did_you_mean(metric, CORRELATIONS)}"
+        )
+    return CORRELATIONS[metric]

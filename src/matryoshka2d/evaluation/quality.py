@@ -1,7 +1,7 @@
 """How good every size is, how much of the full size that keeps, and how sure both are.
 
 Made from what the grid is made from: the cosines of sentence pairs, or the nDCG of queries. The intervals
-come from a bootstrap over those pairs or queries; see `matryoshka2d.evaluation.intervals`.
+come from a bootstrap over those pairs or queries; see `matryoshka2d.evaluation.bootstrap`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from matryoshka2d.errors import UserError
+from matryoshka2d.evaluation.bootstrap import (
+    Replicates,
+    against_size,
+    bootstrap_means,
+    bootstrap_spearman,
+    score_intervals,
+)
 from matryoshka2d.evaluation.cosine import Floats
+from matryoshka2d.evaluation.cost import INDEX_PRECISIONS
+from matryoshka2d.evaluation.exits import Exits, as_exits, sizes_of
 from matryoshka2d.evaluation.grid import Grid
-from matryoshka2d.evaluation.intervals import against_size, score_intervals
-from matryoshka2d.evaluation.resampling import Replicates
+from matryoshka2d.evaluation.index_precision import IndexedExits, kept_as
+from matryoshka2d.evaluation.retrieval import retrieval_scores
+from matryoshka2d.evaluation.retrieval_sets import RetrievalSet
+from matryoshka2d.evaluation.sts import EncodedSts, StsSet, encode_sts
 from matryoshka2d.size import Size, parse_sizes
 
 _DIGITS = 3
@@ -243,3 +255,161 @@ def _rounded(values: Any, digits: int = _DIGITS) -> list[float | None]:
 
 def _floats(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else float(value) for value in values]
+
+
+RESAMPLES = 1000
+
+
+def sts_quality(
+    model: Any,
+    sets: Sequence[StsSet],
+    *,
+    sizes: str | Iterable[str | Size] | None = None,
+    precision: str = "float32",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    name: str = "",
+    details: Mapping[str, Any] | None = None,
+    **encoding: Any,
+) -> Quality:
+    """Measure sentence similarity at every size, with intervals over the pairs.
+
+    Parameters
+    ----------
+    model, sets, sizes
+        As in `encode_sts`; the full size is always measured too.
+    precision
+        How an index keeps the vectors: see `matryoshka2d.evaluation.index_precision`.
+    resamples, seed
+        As in `bootstrap_spearman`.
+    name, details
+        Kept with the quality.
+    **encoding
+        ``prompt_name``, ``prompt``, ``batch_size``, ``show_progress_bar`` of `encode_sts`.
+    """
+    encoder = as_exits(model)
+    wanted = with_full(encoder, sizes)
+    encoded = encode_sts(encoder, sets, sizes=wanted, **encoding)
+    return encoded_quality(
+        encoded, precision=precision, resamples=resamples, seed=seed, name=name, details=details
+    )
+
+
+def encoded_quality(
+    encoded: EncodedSts,
+    *,
+    precision: str = "float32",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    name: str = "",
+    details: Mapping[str, Any] | None = None,
+) -> Quality:
+    """Return the quality from sets that are encoded already, their last size being the full one."""
+    full = encoded.sizes[-1]
+    reference = encoded.cosines([full])
+    kept = {layer: kept_as(vectors, precision) for layer, vectors in encoded.vectors.items()}
+    cosines = replace(encoded, vectors=kept).cosines()
+    columns = {one: np.concatenate([cosines[one], reference[one]], axis=1) for one in cosines}
+    gold = {one.name: one.gold for one in encoded.sets}
+    return quality_of(
+        bootstrap_spearman(columns, gold, resamples=resamples, seed=seed),
+        encoded.sizes,
+        metric="spearman",
+        units={one.name: len(one) for one in encoded.sets},
+        precision=precision,
+        name=name,
+        details=details,
+    )
+
+
+def retrieval_quality(
+    model: Any,
+    sets: Sequence[RetrievalSet],
+    *,
+    sizes: str | Iterable[str | Size] | None = None,
+    precision: str = "float32",
+    k: int = 10,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    name: str = "",
+    details: Mapping[str, Any] | None = None,
+    **encoding: Any,
+) -> Quality:
+    """Measure nDCG at k at every size, with intervals over the queries.
+
+    Parameters
+    ----------
+    model, sets, sizes, k
+        As in `retrieval_scores`; the full size is always measured too.
+    precision, resamples, seed, name, details
+        As in `sts_quality`.
+    **encoding
+        The other arguments of `retrieval_scores`.
+    """
+    encoder = as_exits(model)
+    wanted = with_full(encoder, sizes)
+    indexed = encoder if precision == "float32" else IndexedExits(encoder, precision)
+    tables = {}
+    for one in sets:
+        scores = retrieval_scores(indexed, one, sizes=wanted, k=k, **encoding)["prefix"]
+        full = wanted[-1:]
+        reference = (
+            {full[0]: scores[full[0]]}
+            if indexed is encoder
+            else retrieval_scores(encoder, one, sizes=full, k=k, **encoding)["prefix"]
+        )
+        tables[one.name] = np.stack([*(scores[size] for size in wanted), *reference.values()], axis=1)
+    return quality_of(
+        bootstrap_means(tables, resamples=resamples, seed=seed),
+        wanted,
+        metric=f"ndcg@{k}",
+        units={one.name: len(one.judged) for one in sets},
+        of="queries",
+        precision=precision,
+        name=name,
+        details=details,
+    )
+
+
+def labelled_qualities(
+    model: Any,
+    source: EncodedSts | Sequence[StsSet] | Sequence[RetrievalSet],
+    *,
+    precisions: Iterable[str] = tuple(INDEX_PRECISIONS),
+    sizes: str | Iterable[str | Size] | None = None,
+    name: str = "",
+    details: Mapping[str, Any] | None = None,
+    **encoding: Any,
+) -> dict[str, Quality]:
+    """Return index precision → quality on labelled sets of one kind.
+
+    Parameters
+    ----------
+    model, sizes, name, details
+        As in `sts_quality`; the date is added to the details.
+    source
+        Sentence pairs, which are encoded once for all precisions and may be encoded already, or retrieval
+        sets, which are encoded for each.
+    precisions
+        As in `INDEX_PRECISIONS`.
+    **encoding
+        Of `encode_sts` or `retrieval_scores`.
+    """
+    kept = {"date": date.today().isoformat(), **(details or {})}
+    if not isinstance(source, EncodedSts) and isinstance(source[0], RetrievalSet):
+        sets = [one for one in source if isinstance(one, RetrievalSet)]
+        return {
+            one: retrieval_quality(
+                model, sets, sizes=sizes, precision=one, name=name, details=kept, **encoding
+            )
+            for one in precisions
+        }
+    if not isinstance(source, EncodedSts):
+        pairs = [one for one in source if isinstance(one, StsSet)]
+        source = encode_sts(model, pairs, sizes=with_full(as_exits(model), sizes), **encoding)
+    return {one: encoded_quality(source, precision=one, name=name, details=kept) for one in precisions}
+
+
+def with_full(model: Exits, sizes: str | Iterable[str | Size] | None) -> tuple[Size, ...]:
+    """Return the sizes to measure, the full size among them."""
+    return tuple(sorted({*sizes_of(model, sizes), Size(model.depth, model.width)}))

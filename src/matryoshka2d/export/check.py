@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from matryoshka2d.errors import UserError
+from matryoshka2d.export.graph import OUTPUT, PROMPT_LENGTH
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
-    from matryoshka2d.encoder import ElasticEncoder
-    from matryoshka2d.export.loaded import Loaded
+    from matryoshka2d.encoder.elastic import ElasticEncoder
+    from matryoshka2d.evaluation.quality import Quality
 
 TEXTS = (
     "A man is playing a guitar.",
@@ -162,3 +165,145 @@ def _prompts(encoder: ElasticEncoder) -> Iterator[str]:
 
 def _texts_of(prompts: Iterable[str | None]) -> Iterator[str]:
     yield from (prompt for prompt in prompts if prompt is not None)
+
+
+Vectors = NDArray[np.float32]
+
+
+class Loaded(Protocol):
+    """What a loaded export offers: texts, and a prompt to put before them, → vectors."""
+
+    def __call__(self, texts: Sequence[str], prompt: str = "") -> Vectors:
+        """Return float32 [texts, dims]."""
+
+
+def load_sentence_transformers(folder: Path, _name: str) -> Loaded:
+    """Load a folder by stock sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+
+    def embed(texts: Sequence[str], prompt: str = "") -> Vectors:
+        vectors = model.encode(list(texts), prompt=prompt, convert_to_numpy=True, show_progress_bar=False)
+        return np.asarray(vectors, dtype=np.float32)
+
+    return embed
+
+
+def load_onnx(folder: Path, name: str) -> Loaded:
+    """Load a graph by ONNX Runtime, and ``tokenizer.json`` beside it."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
+    inputs = [one.name for one in session.get_inputs()]
+    return _tokenized(folder, inputs, lambda tensors: session.run([OUTPUT], tensors)[0])
+
+
+def load_openvino(folder: Path, name: str) -> Loaded:
+    """Load OpenVINO's files, computing in fp32, and ``tokenizer.json`` beside them."""
+    import openvino
+
+    # Where the processor has units for bf16, OpenVINO would take them.
+    model = openvino.Core().compile_model(str(folder / name), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    inputs = [one.get_any_name() for one in model.inputs]
+    return _tokenized(folder, inputs, lambda tensors: model(tensors)[OUTPUT])
+
+
+def _tokenized(folder: Path, inputs: Sequence[str], run: Callable[[dict[str, Any]], Any]) -> Loaded:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def length_of(prompt: str) -> int:
+        found = tokenizer.encode(prompt)
+        # The mark that ends a text does not end the prompt.
+        return len(found.ids) - found.special_tokens_mask[-1]
+
+    def embed(texts: Sequence[str], prompt: str = "") -> Vectors:
+        batch = tokenizer.encode_batch([prompt + text for text in texts])
+        tensors = {
+            "input_ids": np.array([one.ids for one in batch], dtype=np.int64),
+            "attention_mask": np.array([one.attention_mask for one in batch], dtype=np.int64),
+            "token_type_ids": np.array([one.type_ids for one in batch], dtype=np.int64),
+            PROMPT_LENGTH: np.array([length_of(prompt) if prompt else 0], dtype=np.int64),
+        }
+        return np.asarray(run({one: tensors[one] for one in inputs}), dtype=np.float32)
+
+    return embed
+
+
+SECONDS = 1.0
+"""About how long single texts are timed, for all sizes together."""
+
+# Sentences: neither the empty text nor those that fill the window.
+_TIMED = tuple(text for text in TEXTS if 5 < len(text) < 120)
+
+
+@dataclass(frozen=True)
+class _ByDepth:
+    """Loaded exports by depth, in the form that timing asks for."""
+
+    exports: Mapping[int, Loaded]
+    width: int
+
+    @property
+    def depth(self) -> int:
+        return max(self.exports)
+
+    def embed(self, texts: Sequence[str], size: str | Size | None = None) -> Any:
+        assert isinstance(size, Size)
+        return self.exports[size.layers](texts)
+
+
+def costs_of(exports: Mapping[Size, Loaded]) -> dict[Size, dict[str, float | None]]:
+    """Time loaded exports on this machine: one text by itself, and many at once.
+
+    Sizes of one depth cost the same, so one of them is timed.
+
+    Parameters
+    ----------
+    exports
+        Size → the export, loaded.
+
+    Returns
+    -------
+    dict
+        Size → ``latency_p50`` and ``latency_p95`` in seconds, ``throughput`` in texts a second.
+    """
+    from matryoshka2d.evaluation.cost import measure_costs
+
+    by_depth = _ByDepth({size.layers: export for size, export in exports.items()}, 1)
+    costs = measure_costs(by_depth, by_depth.exports, _TIMED, seconds=SECONDS)
+    found = {size: costs.of(size).to_dict() for size in exports}
+    return {size: {key: row[key] for key in row if key != "memory"} for size, row in found.items()}
+
+
+def quality_of(encoder: ElasticEncoder) -> Quality | None:
+    """Return the quality that a saved model carries, or None if it has none or one of other weights."""
+    from matryoshka2d.evaluation.record import fingerprint, holds_quality, stored_quality
+
+    if not holds_quality(encoder.record):
+        return None
+    try:
+        return stored_quality(encoder.record, "float32", fingerprint(encoder))
+    except UserError:
+        return None
+
+
+def quality_row(quality: Quality, size: Size) -> dict[str, list[float]] | None:
+    """Return a size's score and its share of the full size's, each with the ends of its 95% interval.
+
+    None if the size was not measured.
+    """
+    if size not in quality.sizes:
+        return None
+    score = [round(float(value), 2) for value in quality.score(size)]
+    return {"score": score, "share": [round(float(value), 4) for value in quality.kept(size)]}
+
+
+def provenance(quality: Quality) -> str:
+    """Return in one sentence what the scores are and where they come from."""
+    sets = ", ".join(f"{name} ({count:,})" for name, count in quality.units.items())
+    what = "Agreement with the full size" if quality.fidelity else f"{quality.grid.metric} x100"
+    when = f", measured {quality.details['date']}" if "date" in quality.details else ""
+    return f"{what}, mean over sets, on the {quality.of} of {sets}{when}; of the model before the export."

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matryoshka2d.errors import UserError, did_you_mean
-from matryoshka2d.export import loaded
+from matryoshka2d.export import check as loaded
 from matryoshka2d.export.graph import OPSET, example_inputs
 from matryoshka2d.export.onnx_files import write_onnx
 from matryoshka2d.export.openvino_files import write_openvino
-from matryoshka2d.export.sentence_transformers_files import older_releases, write_sentence_transformers
-from matryoshka2d.export.tokenizer_files import write_tokenizer
+from matryoshka2d.export.sentence_transformers_files import (
+    older_releases,
+    write_sentence_transformers,
+    write_tokenizer,
+)
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.encoder.elastic import ElasticEncoder
 
 Write = Callable[["ElasticEncoder", Sequence[Size], Path, str], dict[Size, str]]
 """(encoder, sizes, folder, precision) → size → the file that is loaded, or "" for the folder itself."""

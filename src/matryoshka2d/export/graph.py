@@ -17,10 +17,9 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 
-from matryoshka2d.encoder import ElasticEncoder, cut
-from matryoshka2d.errors import UserError
-from matryoshka2d.export.tokenizer_files import taken_by
-from matryoshka2d.extras import needs
+from matryoshka2d.encoder.elastic import ElasticEncoder, cut
+from matryoshka2d.errors import UserError, needs
+from matryoshka2d.export.sentence_transformers_files import taken_by
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def exit_graph(encoder: ElasticEncoder, sizes: Iterable[Size], *, precision: str
 
     Examples
     --------
-    >>> from matryoshka2d.default_model import default_model_path
+    >>> from matryoshka2d.encoder.loading import default_model_path
     >>> model = exit_graph(ElasticEncoder(default_model_path(), device="cpu"), [Size(1, 32), Size(1, 64)])
     >>> [output.name for output in model.graph.output]
     ['1x32', '1x64']

@@ -13,7 +13,7 @@ from matryoshka2d.size import Size, parse_sizes
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
 
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.encoder.elastic import ElasticEncoder
 
 WEIGHTS = "weights.bin"
 """The file of weights that stands beside the graphs."""
@@ -58,8 +58,8 @@ def write_onnx(
     Examples
     --------
     >>> import tempfile
-    >>> from matryoshka2d.default_model import default_model_path
-    >>> from matryoshka2d.encoder import ElasticEncoder
+    >>> from matryoshka2d.encoder.loading import default_model_path
+    >>> from matryoshka2d.encoder.elastic import ElasticEncoder
     >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     graphs = write_onnx(encoder, "1x32,64", folder)

@@ -7,14 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matryoshka2d.errors import needs
 from matryoshka2d.export.graph import exit_graph
 from matryoshka2d.export.onnx_files import single_output, write_graphs
 from matryoshka2d.export.quantization import with_eight_bit_weights
-from matryoshka2d.extras import needs
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.encoder.elastic import ElasticEncoder
 
 
 def openvino_model(graph: str | Path) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from matryoshka2d.extras import needs
+from matryoshka2d.errors import needs
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from matryoshka2d.inference.engine import Engine
-from matryoshka2d.inference.opening import open_engine
-from matryoshka2d.inference.streaming import embed_stream
+from matryoshka2d.inference.encoding import embed_stream
+from matryoshka2d.inference.engine import Engine, open_engine
 
 __all__ = ["Engine", "embed_stream", "open_engine"]

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from matryoshka2d.encoder.precision import best_precision
 from matryoshka2d.errors import UserError
-from matryoshka2d.inference.engine import Engine, Vectors
-from matryoshka2d.inference.opening import ENGINES, open_engine
-from matryoshka2d.precision import best_precision
+from matryoshka2d.inference.engine import ENGINES, Engine, Vectors, open_engine
 from matryoshka2d.size import Size
 
 AGREEMENT = 0.999

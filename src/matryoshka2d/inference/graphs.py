@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matryoshka2d.errors import UserError
+from matryoshka2d.errors import UserError, needs
 from matryoshka2d.export.graph import PROMPT_LENGTH, exit_graph
 from matryoshka2d.export.onnx_files import single_output, write_graphs
-from matryoshka2d.extras import needs
 from matryoshka2d.files import staged_folder, user_cache
-from matryoshka2d.inference.batches import padded_batches
+from matryoshka2d.inference.request_batching import padded_batches
 from matryoshka2d.inference.tokens import Integers, TextTokenizer, Tokens
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.encoder.elastic import ElasticEncoder
 
 _FORMAT = b"graphs-2"
 _CALIBRATION_TEXTS = 512

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from matryoshka2d.encoder.precision import processor_flags
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import staged_file, user_cache
-from matryoshka2d.precision import processor_flags
 
 SWITCH = "MATRYOSHKA2D_KERNELS"
 """Environment variable: ``0`` leaves the compiled kernels out."""

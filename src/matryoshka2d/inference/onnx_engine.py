@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from matryoshka2d.errors import UserError
-from matryoshka2d.extras import needs
-from matryoshka2d.inference.batching import BatchingEngine, Shape
+from matryoshka2d.errors import UserError, needs
 from matryoshka2d.inference.depths import Depths
-from matryoshka2d.inference.engine import Vectors
+from matryoshka2d.inference.engine import Loaded, Vectors
 from matryoshka2d.inference.graphs import feeds, graph_files
-from matryoshka2d.inference.loading import Loaded
+from matryoshka2d.inference.request_batching import BatchingEngine, Shape
 from matryoshka2d.inference.tokens import TextTokenizer, Tokens
 
 _BUDGET = 2048

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matryoshka2d.architectures import PostNormParts, architecture_of, layers_of
+from matryoshka2d.encoder.architectures import PostNormParts, architecture_of, layers_of
 from matryoshka2d.inference.kernels import Kernels
 from matryoshka2d.inference.tokens import Tokens
 

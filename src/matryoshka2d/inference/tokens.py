@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryoshka2d.encoder import without_model
+from matryoshka2d.encoder.elastic import without_model
 from matryoshka2d.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.encoder.elastic import ElasticEncoder
 
 Integers = NDArray[np.int64]
 

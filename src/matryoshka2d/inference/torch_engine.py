@@ -11,16 +11,15 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
-from matryoshka2d import architectures
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder import architectures
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.precision import resolve_precision
 from matryoshka2d.errors import UserError
-from matryoshka2d.inference.batching import BatchingEngine, Shape
-from matryoshka2d.inference.engine import Vectors
+from matryoshka2d.inference.engine import Loaded, Vectors
 from matryoshka2d.inference.kernels import load_kernels
-from matryoshka2d.inference.loading import Loaded
 from matryoshka2d.inference.packed import Groups, PackedLayers
+from matryoshka2d.inference.request_batching import BatchingEngine, Shape
 from matryoshka2d.inference.tokens import TextTokenizer, Tokens
-from matryoshka2d.precision import resolve_precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Tokens a batch. On a CPU a batch of one core should stay in its cache; a GPU wants much more at once.

@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from matryoshka2d.inference.engine import Vectors
-from matryoshka2d.inference.runner import Runner
+from matryoshka2d.inference.engine import Runner, Vectors
 from matryoshka2d.inference.tokens import Tokens, join
 
 # Texts that are padded to each other's length should not differ by more.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from matryoshka2d.planning.budget import Budget
+from matryoshka2d.planning.planner import plan
 from matryoshka2d.planning.result import Plan
-from matryoshka2d.planning.run import plan
 
 __all__ = ["Budget", "Plan", "plan"]

@@ -19,9 +19,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from matryoshka2d.planning.budget import Budget
-from matryoshka2d.planning.constraints import ALWAYS, QUALITY, Constraint, Resource, constraints_of
-from matryoshka2d.planning.rows import Row
+from matryoshka2d.planning.budget import ALWAYS, QUALITY, Budget, Constraint, Resource, Row, constraints_of
 from matryoshka2d.size import Size
 
 Better = Callable[[Size, Size], bool]

@@ -20,7 +20,7 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
-    from matryoshka2d.encoder import ElasticEncoder
+    from matryoshka2d.encoder.elastic import ElasticEncoder
 
 _AT_ONCE = 2
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from matryoshka2d.evaluation.cost import Costs
 from matryoshka2d.evaluation.quality import Quality
-from matryoshka2d.planning.budget import Budget
+from matryoshka2d.planning.budget import QUALITY, Budget, Row, constraints_of, rows_of
 from matryoshka2d.planning.choose import (
     Choice,
     Miss,
@@ -22,8 +22,6 @@ from matryoshka2d.planning.choose import (
     resources_of,
     undecided,
 )
-from matryoshka2d.planning.constraints import QUALITY, constraints_of
-from matryoshka2d.planning.rows import Row, rows_of
 from matryoshka2d.planning.units import show_bytes, show_percent, show_seconds
 from matryoshka2d.size import Size
 
@@ -276,17 +274,17 @@ class Plan:
 
     def figure(self) -> Figure:
         """Draw the Pareto front: quality against latency and against bytes a vector."""
-        from matryoshka2d.report.plans import plan_figure
+        from matryoshka2d.planning.view import plan_figure
 
         return plan_figure(self)
 
     def __str__(self) -> str:
-        from matryoshka2d.report.plans import plan_text
+        from matryoshka2d.planning.view import plan_text
 
         return plan_text(self)
 
     def _repr_html_(self) -> str:
-        from matryoshka2d.report.plans import plan_html
+        from matryoshka2d.planning.view import plan_html
 
         return plan_html(self)
 

@@ -13,13 +13,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from matryoshka2d.default_model import default_model_path
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.loading import default_model_path
 from matryoshka2d.evaluation import Grid, RetrievalSet, agreement_grids, read_sts, retrieval_grid, sts_grid
+from matryoshka2d.evaluation.report import grid_table, heatmap, save_figure, write_report
 from matryoshka2d.files import check_free, staged_folder
 from matryoshka2d.quickstart.corpus import Corpus, python_documentation
 from matryoshka2d.quickstart.retrieval_task import DEMO_QUESTIONS, demo_passages, retrieval_task
-from matryoshka2d.report import grid_table, heatmap, save_figure, write_report
 from matryoshka2d.size import Size
 from matryoshka2d.training import TrainingOptions, train
 

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from matryoshka2d import architectures
-from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.errors import UserError, did_you_mean
-from matryoshka2d.extras import needs
-from matryoshka2d.registry import make, require, require_positive
+from matryoshka2d.encoder import architectures
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.errors import UserError, did_you_mean, needs
+from matryoshka2d.options import make, require, require_positive
 
 
 @dataclass(frozen=True)

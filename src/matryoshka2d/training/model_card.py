@@ -11,12 +11,12 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from matryoshka2d import __version__
-from matryoshka2d.default_model import base_model
-from matryoshka2d.encoder import ElasticEncoder
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.loading import base_model
 from matryoshka2d.evaluation import Grid
+from matryoshka2d.evaluation.report import markdown_table
 from matryoshka2d.files import staged_folder
-from matryoshka2d.report import markdown_table
-from matryoshka2d.training.options import TrainingOptions
+from matryoshka2d.training.training_options import TrainingOptions
 
 
 def write_model_card(

@@ -10,10 +10,11 @@ from typing import Any, cast
 import numpy as np
 from datasets import Dataset
 
-from matryoshka2d.data import Mixture, Stream, text_columns
-from matryoshka2d.encoder import ElasticEncoder
-from matryoshka2d.training.memory import saying_what_lowers_memory
-from matryoshka2d.training.settings import max_length_of
+from matryoshka2d.data import POSITIVE_PAIRS, TRIPLETS, Format, Mixture, Stream, text_columns
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.loading import default_prompt, side_prompt
+from matryoshka2d.training.model_settings import max_length_of
+from matryoshka2d.training.training_options import saying_what_lowers_memory
 
 TEXTS = 4096
 """Texts that are drawn, at most, unless told otherwise: ten for each dim of a small encoder."""
@@ -97,3 +98,40 @@ def reading(encoder: ElasticEncoder, max_length: int) -> Iterator[None]:
     advice = f"out of memory with {max_length} tokens a text: lower --max-length"
     with max_length_of(encoder, max_length), saying_what_lowers_memory(advice):
         yield
+
+
+def column_prompts(model: Any, form: Format, columns: Sequence[str]) -> dict[str, str]:
+    """Return column → prompt, for columns whose prompt says something.
+
+    In pairs and triplets the anchors are queries and all others documents. In scored pairs and plain texts
+    no side is special: they get what the model puts before any text.
+
+    Parameters
+    ----------
+    model
+        A SentenceTransformer with its prompts.
+    form
+        What the data holds.
+    columns
+        Its text columns, anchors first.
+
+    Examples
+    --------
+    >>> class Model:
+    ...     prompts = {"query": "query: ", "document": "passage: "}
+    >>> column_prompts(Model(), POSITIVE_PAIRS, ["anchor", "positive"])
+    {'anchor': 'query: ', 'positive': 'passage: '}
+    """
+    if form in (POSITIVE_PAIRS, TRIPLETS):
+        prompts = [side_prompt(model, "query" if place == 0 else "document") for place in range(len(columns))]
+    else:
+        prompts = [default_prompt(model)] * len(columns)
+    return {column: prompt for column, prompt in zip(columns, prompts, strict=True) if prompt}
+
+
+def mixture_prompts(model: Any, mixture: Mixture[Any]) -> dict[str, dict[str, str]]:
+    """Return data set → column → prompt, for every data set of a run."""
+    return {
+        name: column_prompts(model, form, text_columns(mixture.datasets[name].column_names))
+        for name, form in mixture.formats.items()
+    }

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.evaluation import SentenceEvaluator
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from matryoshka2d.data.batching import DistinctRowsBatchSampler, GroupDroppingCollator
-from matryoshka2d.data.mixed_batches import MixedBatchSampler
-from matryoshka2d.data.stream_batches import StreamBatchSampler
+from matryoshka2d.data.batch_sampler import DistinctRowsBatchSampler, GroupDroppingCollator, MixedBatchSampler
+from matryoshka2d.data.stream_batch_sampler import StreamBatchSampler
 from matryoshka2d.errors import UserError
-from matryoshka2d.gathering import processes
-from matryoshka2d.loss import ElasticLoss
-from matryoshka2d.training.live_teacher import DrawnRows, LiveTeacher
-from matryoshka2d.training.whole_checkpoints import WholeCheckpoints
+from matryoshka2d.evaluation import Grid, StsSet, read_sts, sts_grid
+from matryoshka2d.losses.all_gather import processes
+from matryoshka2d.losses.elastic_loss import ElasticLoss
+from matryoshka2d.size import Size, parse_sizes
+from matryoshka2d.training.checkpoints import WholeCheckpoints
+from matryoshka2d.training.teacher import DrawnRows, LiveTeacher
 
 _TRAINED = "trained.safetensors"
 
@@ -171,3 +173,44 @@ class EpochOfBatches(TrainerCallback):
         while (sampler := getattr(sampler, "batch_sampler", None)) is not None:
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(int(state.epoch + 1e-6))
+
+
+class DevGrid(SentenceEvaluator):
+    """An evaluator for sentence-transformers' trainer: Spearman x100 on dev pairs, averaged over sizes.
+
+    Parameters
+    ----------
+    sets
+        Dev sets, from `matryoshka2d.evaluation.read_sts`.
+    sizes
+        The sizes that are judged; checkpoints are compared by their mean.
+    """
+
+    def __init__(self, sets: Iterable[StsSet], sizes: Iterable[Size]) -> None:
+        super().__init__()
+        self.primary_metric = "dev_mean"
+        self.sets = list(sets)
+        self.sizes = tuple(sizes)
+
+    def grid(self, model: Any) -> Grid:
+        """Return the whole dev grid of a model."""
+        return sts_grid(model, self.sets, sizes=self.sizes, name="dev")
+
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """Return the mean over sizes, and the score of the smallest and of the largest size."""
+        means = self.grid(model).values()
+        ends = {f"dev_{size}": means[size] for size in (min(means), max(means))}
+        return {self.primary_metric: sum(means.values()) / len(means), **ends}
+
+
+def dev_grid(path: str, sizes: str | Iterable[Size]) -> DevGrid:
+    """Read the dev split of an STS file or folder.
+
+    Raises
+    ------
+    UserError
+        If there is no such file or it has no dev split.
+    """
+    return DevGrid(read_sts(path, split="dev"), parse_sizes(sizes))

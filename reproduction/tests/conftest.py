@@ -1,0 +1,84 @@
+"""A small plan of every kind of method, with tiny models and made-up data, run once for all tests."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matryoshka2d_reproduction.dry_run import small
+from matryoshka2d_reproduction.plan import Plan
+from matryoshka2d_reproduction.plan_reading import plan_of
+from matryoshka2d_reproduction.request import Request
+from matryoshka2d_reproduction.running import Outcome, reproduce
+
+CONTENT: dict[str, Any] = {
+    "title": "A toy plan",
+    "note": "Nothing here means anything.",
+    "sizes": "1-2x8,16",
+    "seeds": [0, 1],
+    "backbones": {"tiny": {"model": "replaced"}},
+    "data": {"toy": {"files": ["toy.jsonl"], "limit": 16}},
+    "sts": ["sts"],
+    "retrieval": ["beir"],
+    "dev": {"sts": "sts", "captions": "captions.jsonl"},
+    "defaults": {"batch_size": 4},
+    "methods": {
+        "untouched": {"kind": "untouched"},
+        "fitted": {"kind": "fit"},
+        "plain": {"strategy": "full", "learning_rate": 1e-3},
+        "separate": {
+            "kind": "separate",
+            "sizes": "1x8 2x16",
+            "choose": {"learning_rate": [1e-4, 1e-2]},
+        },
+        "theirs": {"kind": "sentence-transformers", "learning_rate": 1e-3},
+        "ours": {"strategy": "all-sizes", "rotate": False, "learning_rate": 1e-2, "note": "the default"},
+        "taught": {"strategy": "all-sizes", "objective": "distillation", "teacher": "plain"},
+        "pca": {"kind": "cut", "of": "plain", "cut": "pca"},
+        "turned": {"kind": "rotate", "of": "ours"},
+        "random": {"kind": "cut", "of": "untouched", "cut": "random"},
+        "both": {"kind": "average", "of": ["plain", "ours"], "weights": [1, 3], "seeds": [0]},
+    },
+    "compare": [["ours", "separate"], ["ours", "plain"], ["both", "untouched"]],
+    "claims": [
+        {"text": "Ours is fine.", "method": "ours", "other": "plain", "verdict": "mean at least as good"},
+        {"text": "Ours keeps all.", "method": "ours", "other": "plain", "sizes": "2x8", "verdict": "keeps 1"},
+    ],
+    "reported": {"somewhere": {"full size": 82.65}},
+}
+
+
+def request_of(root: Path, **changes: Any) -> Request:
+    """Return a request for the toy plan, its models and data written into a folder."""
+    content = copy.deepcopy(CONTENT)
+    content.update(changes)
+    plan = plan_of(content, "toy", "toy.yaml")
+    whole = small(plan, root)
+    # A dry run takes one seed; here the seeds of the plan are wanted.
+    kept: Plan = dataclasses.replace(whole, seeds=plan.seeds)
+    methods = {
+        name: dataclasses.replace(method, seeds=plan.methods[name].seeds)
+        for name, method in kept.methods.items()
+    }
+    kept = dataclasses.replace(kept, methods=methods)
+    return Request(kept, str(root / "data"), root / "results" / "toy", root / "runs", "plans/toy.yaml")
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """A request that has run, what it did, and what it said."""
+
+    request: Request
+    outcome: Outcome
+    said: list[str]
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Run the toy plan once."""
+    request = request_of(tmp_path_factory.mktemp("toy"))
+    said: list[str] = []
+    return Ran(request, reproduce(request, said.append), said)

@@ -1,0 +1,21 @@
+"""Showing a grid: tables, heatmaps, curves, and one HTML file with all of them."""
+
+from __future__ import annotations
+
+from matryoshka2d.evaluation.report.color_scale import Scale
+from matryoshka2d.evaluation.report.figures import depth_curves, heatmap, save_figure, width_curves
+from matryoshka2d.evaluation.report.html import render_report, write_report
+from matryoshka2d.evaluation.report.tables import grid_table, markdown_table, sets_table
+
+__all__ = [
+    "Scale",
+    "depth_curves",
+    "grid_table",
+    "heatmap",
+    "markdown_table",
+    "render_report",
+    "save_figure",
+    "sets_table",
+    "width_curves",
+    "write_report",
+]

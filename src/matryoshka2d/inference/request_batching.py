@@ -1,0 +1,247 @@
+"""Which texts run together: consecutive texts, ordered by length, up to a budget of tokens."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matryoshka2d.errors import UserError
+from matryoshka2d.inference.engine import Runner, Vectors
+from matryoshka2d.inference.tokens import Integers, TextTokenizer, Tokens
+from matryoshka2d.inference.workers import Workers
+from matryoshka2d.size import Size
+
+
+def packed_batches(lengths: Integers, budget: int) -> Iterator[slice]:
+    """Yield slices of texts that together have at most `budget` tokens, or are one longer text.
+
+    Parameters
+    ----------
+    lengths
+        int64 [texts], ascending.
+    budget
+        Tokens a batch.
+
+    Examples
+    --------
+    >>> list(packed_batches(np.array([2, 2, 3, 9]), 5))
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
+    """
+    ends = np.cumsum(lengths)
+    start, done = 0, 0
+    while start < len(lengths):
+        stop = max(start + 1, int(np.searchsorted(ends, done + budget, side="right")))
+        yield slice(start, stop)
+        start, done = stop, int(ends[stop - 1])
+
+
+def padded_batches(lengths: Integers, budget: int, waste: float) -> Iterator[slice]:
+    """Yield slices of texts that, padded to their longest, stay within a budget and pad little.
+
+    Parameters
+    ----------
+    lengths
+        int64 [texts], ascending.
+    budget
+        Tokens a batch, padding included.
+    waste
+        Largest share of a batch that may be padding; 0 for texts of one length alone.
+
+    Examples
+    --------
+    >>> list(padded_batches(np.array([2, 2, 3, 9]), 100, 0.25))
+    [slice(0, 3, None), slice(3, 4, None)]
+    """
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    start = 0
+    while start < len(lengths):
+        rows = np.arange(1, len(lengths) - start + 1)
+        cells = rows * lengths[start:]
+        padding = cells - (ends[start + 1 :] - ends[start])
+        fits = (cells <= budget) & (padding <= waste * cells)
+        stop = start + max(1, int(np.argmin(fits)) if not fits.all() else len(rows))
+        yield slice(start, stop)
+        start = stop
+
+
+# Texts tokenised at a time: few at first, so that computing starts at once; later enough of every length.
+_FIRST_CHUNK = 256
+_CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model offers: its depth, its width, the sizes it shows and the one it gives by default."""
+
+    depth: int
+    width: int
+    size: Size
+    sizes: tuple[Size, ...]
+
+
+class BatchingEngine:
+    """An engine: a tokenizer and a runner, with batching between them. Safe to share between threads.
+
+    Parameters
+    ----------
+    runner
+        What runs a batch.
+    tokenizer
+        What makes tokens of texts.
+    shape
+        What the model offers.
+    threads, cores
+        As in `Workers`.
+    """
+
+    def __init__(
+        self, runner: Runner, tokenizer: TextTokenizer, shape: Shape, *, threads: int, cores: int = 1
+    ) -> None:
+        self.runner = runner
+        self.tokenizer = tokenizer
+        self.shape = shape
+        self.threads = threads
+        self._workers = Workers(runner, threads, cores)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_workers"):
+            self._workers.close()
+
+    @property
+    def name(self) -> str:
+        """Which engine it is."""
+        return self.runner.name
+
+    @property
+    def precision(self) -> str:
+        """What it computes in."""
+        return self.runner.precision
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return self.runner.device
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return self.shape.depth
+
+    @property
+    def width(self) -> int:
+        """Number of dims of the full vector."""
+        return self.shape.width
+
+    @property
+    def size(self) -> Size:
+        """The size that is used when none is asked for."""
+        return self.shape.size
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """The sizes that the model shows by default."""
+        return self.shape.sizes
+
+    def memory(self) -> Mapping[int, int]:
+        """Return layers → bytes of memory that serving this depth takes, for the depths ready to run."""
+        return self.runner.memory()
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        size: str | Size | None = None,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+    ) -> Vectors:
+        """Return float32 [len(texts), dims], rows of unit length, in the order of the texts."""
+        wanted = self._wanted(size)
+        distinct, places = _distinct(texts)
+        chunks = (
+            (start, self.tokenizer(distinct[start : start + count], prompt, prompt_name))
+            for start, count in _chunks(len(distinct))
+        )
+        vectors = self._run(chunks, len(distinct), wanted)
+        return vectors if places is None else vectors[places]
+
+    def embed_tokens(self, tokens: Tokens, size: str | Size | None = None) -> Vectors:
+        """Return the vectors of texts that are tokenised already, float32 [texts, dims]."""
+        return self._run([(0, tokens)], len(tokens), self._wanted(size))
+
+    def _wanted(self, size: str | Size | None) -> Size:
+        return self.size if size is None else Size.parse(size).check(self.depth, self.width)
+
+    def _run(self, chunks: Iterable[tuple[int, Tokens]], count: int, size: Size) -> Vectors:
+        with self._workers.caller():
+            return self._run_all(chunks, count, size)
+
+    def _run_all(self, chunks: Iterable[tuple[int, Tokens]], count: int, size: Size) -> Vectors:
+        out = np.zeros((count, size.dims), dtype=np.float32)
+        waiting: deque[tuple[NDArray[np.int64], Future[Vectors]]] = deque()
+        try:
+            for start, tokens in chunks:
+                batches = list(self._batches(tokens))
+                shared = len(tokens) == count and len(batches) == 1
+                for rows in batches:
+                    future = self._workers.submit(tokens.take(rows), size.layers, shared=shared)
+                    waiting.append((start + rows, future))
+                while waiting and waiting[0][1].done():
+                    _place(out, *waiting.popleft())
+            while waiting:
+                _place(out, *waiting.popleft())
+        finally:
+            for _, future in waiting:
+                future.cancel()
+        return out
+
+    def _batches(self, tokens: Tokens) -> Iterator[NDArray[np.int64]]:
+        """Yield the rows of each batch, ordered by length; the longest texts first, to end on small ones."""
+        order = np.argsort(tokens.lengths, kind="stable")
+        # A text without a token, which some tokenizers make of an empty text, has the zero vector.
+        order = order[tokens.lengths[order] > 0]
+        lengths, budget, waste = tokens.lengths[order], self.runner.budget, self.runner.waste
+        slices = packed_batches(lengths, budget) if waste is None else padded_batches(lengths, budget, waste)
+        yield from (order[rows] for rows in reversed(list(slices)))
+
+
+def _place(out: Vectors, rows: NDArray[np.int64], future: Future[Vectors]) -> None:
+    """Write vectors [texts, width] into their rows, cut, then scaled to unit length."""
+    out[rows] = unit_rows(future.result()[:, : out.shape[1]])
+
+
+def unit_rows(vectors: Vectors) -> Vectors:
+    """Return vectors [texts, dims] at unit length; a zero row, of a text without tokens, stays so."""
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+    scaled: Vectors = vectors / np.maximum(norms, 1e-12)
+    return scaled
+
+
+def _distinct(texts: Sequence[str]) -> tuple[list[str], NDArray[np.int64] | None]:
+    """Return the distinct texts and, if any came twice, where among them each text is."""
+    if isinstance(texts, str):
+        raise UserError("one text was given: expected a list of texts, as in embed(['a text'])")
+    places: dict[str, int] = {}
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"text {i} is a {type(text).__name__}: expected a str")
+        places.setdefault(text, len(places))
+    if len(places) == len(texts):
+        return list(texts), None
+    return list(places), np.fromiter((places[text] for text in texts), dtype=np.int64, count=len(texts))
+
+
+def _chunks(count: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, count) of chunks that grow.
+
+    >>> list(_chunks(3000))
+    [(0, 256), (256, 1024), (1280, 1720)]
+    """
+    start, size = 0, _FIRST_CHUNK
+    while start < count:
+        yield start, min(size, count - start)
+        start, size = start + size, min(4 * size, _CHUNK)

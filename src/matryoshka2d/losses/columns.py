@@ -1,0 +1,238 @@
+"""One pass of the encoder for all columns of a batch, without padding short texts to the longest one.
+
+The columns of a training batch (anchors, positives, negatives) are put together, ordered by length and
+run in a few groups of similar length. Sums over the batch come out the same; the work does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from matryoshka2d.encoder.architectures import Wrapped
+from matryoshka2d.losses.gradient_cache import replayed
+
+Features = Mapping[str, Any]
+ExitVectors = Callable[[dict[str, Any], Sequence[int]], dict[int, Tensor]]
+"""Features of texts, and layers → layer → float [texts, width]."""
+Grouping = Callable[[Tensor], Sequence[Tensor]]
+"""Tokens of each text [texts] → the rows of each group."""
+
+# Fewer texts together pad less, more fill the processor better: on two cores 64 did no better than 48.
+_ROWS_ON_CPU = 48
+# A GPU waits for a group's kernels longer than for what they pad; but no long text shall stretch all others.
+_STRETCH, _FREE_TOKENS = 3, 16
+
+
+def exit_columns(
+    run: ExitVectors,
+    columns: Sequence[Features],
+    layers: Sequence[int],
+    rows_per_group: int | None = None,
+    mini_batch_tokens: int | None = None,
+    table: nn.Embedding | None = None,
+) -> dict[int, list[Tensor]]:
+    """Return the exit vectors of every column of a batch.
+
+    Parameters
+    ----------
+    run
+        `ElasticEncoder.exit_vectors`, or a wrapper of it.
+    columns
+        The tokenised columns, each with tensors [batch, tokens].
+    layers
+        The exits to read.
+    rows_per_group
+        Texts that run together; groups hold texts of similar length. Default 48; on a GPU as many as are
+        not too unlike in length, see `by_stretch`.
+    mini_batch_tokens
+        Tokens that run together, padding included, instead of `rows_per_group`. Groups then leave nothing in
+        memory but their vectors, and run again in the backward pass: see `matryoshka2d.losses.gradient_cache`.
+    table
+        Where the words are looked up, once for all groups: see `matryoshka2d.losses.columns`, whose `Words` the
+        features then hold under ``words``. None, the default, leaves it to every group.
+
+    Returns
+    -------
+    dict
+        layer → one float32 tensor [batch, width] per column, in the order of the rows.
+    """
+    on_cpu = columns[0]["attention_mask"].device.type == "cpu"
+    groups = _grouping(on_cpu, rows_per_group, mini_batch_tokens)
+    if mini_batch_tokens is not None:
+        run = replayed(run)
+    results: dict[int, list[Tensor]] = {n: [torch.empty(0)] * len(columns) for n in layers}
+    mergeable = _mergeable(columns)
+    parts = [_merge([columns[i] for i in members]) for members in mergeable]
+    divided = [groups(merged["attention_mask"].sum(dim=1)) for merged in parts]
+    if table is not None and sum(map(len, divided)) > 1:
+        words = Words(table, [merged["input_ids"] for merged in parts])
+        parts = [{**merged, "words": words} for merged in parts]
+    for members, merged, rows in zip(mergeable, parts, divided, strict=True):
+        vectors = _run_in_groups(run, merged, layers, rows)
+        sizes = [len(columns[i]["attention_mask"]) for i in members]
+        for n in layers:
+            for i, part in zip(members, torch.split(vectors[n], sizes), strict=True):
+                results[n][i] = part
+    return results
+
+
+def _grouping(on_cpu: bool, rows_per_group: int | None, mini_batch_tokens: int | None) -> Grouping:
+    """Return how a batch is divided."""
+    if mini_batch_tokens is not None:
+        return partial(by_tokens, tokens=mini_batch_tokens)
+    if rows_per_group is None and not on_cpu:
+        return by_stretch
+    return partial(by_rows, rows=rows_per_group or _ROWS_ON_CPU)
+
+
+def _mergeable(columns: Sequence[Features]) -> list[list[int]]:
+    """Return the columns that may run together: those whose prompts, which pooling may skip, agree."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for i, column in enumerate(columns):
+        prompt = column.get("prompt_length")
+        length = None if prompt is None else int(torch.as_tensor(prompt).flatten()[0])
+        groups.setdefault((length, column.get("modality"), *sorted(column)), []).append(i)
+    return list(groups.values())
+
+
+def _merge(columns: Sequence[Features]) -> dict[str, Any]:
+    width = max(column["attention_mask"].shape[1] for column in columns)
+    merged = dict(columns[0])
+    for key, value in columns[0].items():
+        if _is_token_tensor(columns[0], value):
+            merged[key] = torch.cat([_pad(column, key, width) for column in columns])
+    return merged
+
+
+def _is_token_tensor(column: Features, value: Any) -> bool:
+    return isinstance(value, Tensor) and value.shape == column["attention_mask"].shape
+
+
+def _pad(column: Features, key: str, width: int) -> Tensor:
+    """Return a tensor [batch, tokens] padded to `width` on the side on which it is padded already."""
+    value: Tensor = column[key]
+    mask: Tensor = column["attention_mask"]
+    missing = width - value.shape[1]
+    if missing == 0:
+        return value
+    on_left = bool((mask[:, -1] == 1).all()) and not bool((mask[:, 0] == 1).all())
+    # Any padded position holds what the tokenizer pads with; a batch without one is masked all the same.
+    padded: Tensor = value[mask == 0]
+    fill = padded[0].item() if padded.numel() else 0
+    return torch.nn.functional.pad(value, (missing, 0) if on_left else (0, missing), value=fill)
+
+
+def by_rows(lengths: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """Return groups of texts of similar length, as even as can be, of no more than so many texts.
+
+    >>> by_rows(torch.tensor([9, 1, 5]), rows=2)
+    (tensor([1, 2]), tensor([0]))
+    """
+    order = torch.argsort(lengths, stable=True)
+    return order.chunk(max(1, -(-len(order) // rows)))
+
+
+def by_stretch(lengths: Tensor) -> tuple[Tensor, ...]:
+    """Return groups of texts of similar length, as few as keep each below thrice its shortest and 16 tokens.
+
+    >>> by_stretch(torch.tensor([9, 90, 5, 31]))
+    (tensor([2, 0, 3]), tensor([1]))
+    """
+    order = torch.argsort(lengths, stable=True)
+    ascending = lengths[order].tolist()
+    starts = [0]
+    for i, length in enumerate(ascending):
+        if length > _STRETCH * ascending[starts[-1]] + _FREE_TOKENS:
+            starts.append(i)
+    return torch.tensor_split(order, starts[1:])
+
+
+def by_tokens(lengths: Tensor, tokens: int) -> tuple[Tensor, ...]:
+    """Return groups of texts of similar length, of no more than so many tokens, padding included.
+
+    A text that is longer than that is a group of its own.
+
+    >>> by_tokens(torch.tensor([9, 1, 5, 5]), tokens=10)
+    (tensor([1]), tensor([2, 3]), tensor([0]))
+    """
+    order = torch.argsort(lengths, stable=True)
+    ascending = lengths[order].tolist()
+    sizes, end = [], len(ascending)
+    # From the longest down: the rest, which may be few, is then of short texts.
+    while end:
+        size = max(1, min(end, tokens // max(1, ascending[end - 1])))
+        sizes.append(size)
+        end -= size
+    return torch.split(order, sizes[::-1])
+
+
+def _run_in_groups(
+    run: ExitVectors,
+    merged: Features,
+    layers: Sequence[int],
+    groups: Sequence[Tensor],
+) -> dict[int, Tensor]:
+    outputs = [run(_take(merged, rows), layers) for rows in groups]
+    back = torch.argsort(torch.cat(list(groups)))
+    return {n: torch.cat([output[n].float() for output in outputs])[back] for n in layers}
+
+
+def _take(merged: Features, rows: Tensor) -> dict[str, Any]:
+    """Return some rows, without the token positions that only pad them."""
+    used = merged["attention_mask"][rows].any(dim=0).nonzero()
+    tokens = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
+    return {
+        key: value[rows][:, tokens] if _is_token_tensor(merged, value) else value
+        for key, value in merged.items()
+    }
+
+
+class Words(Wrapped):
+    """The vectors of some words, in place of the table that they were looked up in.
+
+    Parameters
+    ----------
+    table
+        The embedding of the model; attributes that an encoder reads of it are still its own.
+    tokens
+        The texts' token ids, int64 tensors of any shape: no others can be looked up.
+
+    Examples
+    --------
+    >>> table = nn.Embedding(1000, 2)
+    >>> words = Words(table, [torch.tensor([[7, 9]]), torch.tensor([[9, 3]])])
+    >>> words.ids.tolist(), words.vectors.shape
+    ([3, 7, 9], torch.Size([3, 2]))
+    >>> torch.equal(words(torch.tensor([[9, 7]])), table(torch.tensor([[9, 7]])))
+    True
+    """
+
+    def __init__(self, table: nn.Module, tokens: Iterable[Tensor]) -> None:
+        super().__init__(table)
+        self.ids = torch.unique(torch.cat([some.reshape(-1) for some in tokens]))
+        self.vectors: Tensor = table(self.ids)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Return the vectors of tokens [texts, tokens]: [texts, tokens, hidden]."""
+        return nn.functional.embedding(torch.searchsorted(self.ids, token_ids.contiguous()), self.vectors)
+
+
+def table_of(model: nn.Module) -> nn.Embedding | None:
+    """Return the table that a model looks its words up in, if its gradient is what `Words` can save.
+
+    None where the table is frozen, where nothing is learnt, where its gradient is sparse or depends on how
+    often a word is looked up, and where the model does not say which module it is.
+    """
+    try:
+        table = model.get_input_embeddings()  # type: ignore[operator]
+    except NotImplementedError:
+        # What transformers raises for a model in which it finds no such table.
+        return None
+    if not isinstance(table, nn.Embedding) or not (torch.is_grad_enabled() and table.weight.requires_grad):
+        return None
+    return None if table.sparse or table.scale_grad_by_freq or table.max_norm is not None else table

@@ -1,0 +1,94 @@
+"""Codes are those of sentence-transformers and of Faiss; the loss is that of a real search."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sentence_transformers.util import quantize_embeddings
+
+from matryoshka2d.encoder.quantization import PRECISIONS, Quantiser, recall_loss
+from matryoshka2d.errors import UserError
+
+
+def unit(rows: int, dims: int, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(rows, dims)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dims", [8, 12, 384])
+def test_they_are_those_of_sentence_transformers(precision: str, dims: int) -> None:
+    calibration, vectors = unit(500, dims), unit(50, dims, seed=1)
+    expected = quantize_embeddings(vectors, precision=precision, calibration_embeddings=calibration)
+    codes = Quantiser.fit(calibration, precision).encode(vectors)
+    assert codes.dtype == expected.dtype
+    np.testing.assert_array_equal(codes, expected)
+
+
+def test_bytes_are_those_of_faiss() -> None:
+    faiss = pytest.importorskip("faiss")
+    vectors = unit(500, 16)
+    index = faiss.IndexScalarQuantizer(16, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    quantiser = Quantiser.fit(vectors, "uint8")
+    trained = faiss.vector_to_array(index.sq.trained).reshape(2, -1)
+    np.testing.assert_allclose(trained[0], quantiser.ranges[0], rtol=1e-6)
+    np.testing.assert_allclose(
+        index.sa_decode(index.sa_encode(vectors)), quantiser.decode(quantiser.encode(vectors)), atol=1e-5
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrays(np.float32, (6, 9), elements=st.floats(-1, 1, width=32)))
+def test_decoding_is_within_half_a_step(vectors: np.ndarray) -> None:
+    for precision in ("int8", "uint8"):
+        quantiser = Quantiser.fit(vectors, precision)
+        steps = (quantiser.ranges[1] - quantiser.ranges[0]) / 255
+        error = np.abs(quantiser.decode(quantiser.encode(vectors)) - vectors)
+        assert (error <= steps / 2 + 1e-6).all()
+    for precision in ("binary", "ubinary"):
+        quantiser = Quantiser.fit(vectors, precision)
+        np.testing.assert_array_equal(
+            quantiser.decode(quantiser.encode(vectors)), np.where(vectors > 0, 1, -1)
+        )
+
+
+def test_values_beyond_the_ranges_are_clipped() -> None:
+    quantiser = Quantiser.fit(np.array([[0.0], [1.0]], dtype=np.float32), "int8")
+    assert quantiser.encode(np.array([[-9.0], [9.0]], dtype=np.float32)).ravel().tolist() == [-128, 127]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_loss_is_that_of_a_plain_search(precision: str) -> None:
+    corpus, queries = unit(300, 64), unit(20, 64, seed=1)
+    quantiser = Quantiser.fit(corpus, precision)
+    loss = recall_loss(queries, corpus, quantiser, k=5)
+    if quantiser.bits:
+        hamming = ((queries > 0)[:, None] != (corpus > 0)[None]).sum(axis=2)
+        near = np.argsort(hamming, axis=1, kind="stable")[:, :5]
+    else:
+        near = np.argsort(-(queries @ quantiser.decode(quantiser.encode(corpus)).T), axis=1, kind="stable")[
+            :, :5
+        ]
+    exact = np.argsort(-(queries @ corpus.T), axis=1)[:, :5]
+    expected = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(near, exact, strict=True)])
+    assert loss.recall == pytest.approx(expected)
+    assert loss.rescored >= loss.recall
+    assert loss.exact_bytes_per_vector == 256
+    assert loss.bytes_per_vector == (8 if quantiser.bits else 64)
+    assert loss.recall > (0.2 if quantiser.bits else 0.95)
+
+
+def test_mistakes_are_one_line() -> None:
+    with pytest.raises(UserError, match=r"written in 'int7'.*Did you mean 'int8'\?"):
+        Quantiser.fit(unit(3, 8), "int7")
+    for rows in (0, 1):
+        with pytest.raises(UserError, match=rf"a range \({rows}\): give at least two"):
+            Quantiser.fit(unit(2, 8)[:rows], "int8")
+    with pytest.raises(UserError, match="expected float vectors"):
+        Quantiser.fit(np.zeros((3, 8), dtype=np.int8), "int8")
+    with pytest.raises(UserError, match="NaN"):
+        Quantiser.fit(np.full((3, 8), np.nan, dtype=np.float32), "int8")

@@ -1,0 +1,1 @@
+"""Tests of matryoshka2d.evaluation.report."""

@@ -1,1 +1,0 @@
-"""Tests of matryoshka2d.report."""
