@@ -4,7 +4,7 @@
 
 Short texts are the distinct sentences of an STS file, all splits; long ones the texts of a BEIR corpus.
 Peers that need other versions of the libraries get environments of their own, made in the folder of --peers.
-Every part writes its figures into results/inference.json, or the file of --results, as soon as it has them.
+Every part writes its figures into benchmarks/results/inference.json, or the file of --results, as soon as it has them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from matryoshka2d.inference import kernels, open_engine, packed
 from matryoshka2d.inference.graphs import graph_files
 from matryoshka2d.inference.request_batching import BatchingEngine
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "inference.json"
+RESULTS = Path(__file__).resolve().parent / "results" / "inference.json"
 PEERS_FILE = Path(__file__).resolve().with_name("inference_peers.py")
 OURS = (("torch", "bf16"), ("torch", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "int8"))
 FULL = "6x384"

@@ -1,4 +1,4 @@
-"""results/inference.json, or the file that is named → its page: python benchmarks/inference_tables.py [FILE]
+"""benchmarks/results/inference.json, or the file that is named → its page: python benchmarks/inference_tables.py [FILE]
 
 A file may say under ``title`` and ``note`` what stands at the top of its page.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 PRODUCTS = "sentence-transformers"
 OURS = ("torch ", "openvino ", "onnx ")
 

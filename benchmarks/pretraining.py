@@ -5,7 +5,7 @@
 The encoder is all-MiniLM-L6-v2 cut to its first 4 layers. For each seed it is fine-tuned with the strategy
 ``starbucks`` on some triplets, once as it is and once after pretraining on texts drawn from the files; all
 else is equal. The grid is judged on the test split of the STS sets. What is done stays in a work folder, so
-that a stopped run goes on. Results go to ``results/pretraining.json`` and to ``results/pretraining.md``.
+that a stopped run goes on. Results go to ``benchmarks/results/pretraining.json`` and to ``benchmarks/results/pretraining.md``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from machine import facts
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 LAYERS = 4
 PLAIN, PRETRAINED = "fine-tuned", "pretrained, fine-tuned"
 

@@ -3,7 +3,7 @@
     python benchmarks/streaming.py
 
 Parquet shards of made-up triplets, few and many, are read to the end as batches of 64 through a buffer of
-10000 rows, each in a process of its own that trains nothing. Results go to ``results/streaming.json`` and
+10000 rows, each in a process of its own that trains nothing. Results go to ``benchmarks/results/streaming.json`` and
 ``.md``.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from large_batches import memory
 from machine import facts
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 BATCH, BUFFER, ROWS_A_SHARD, SEED = 64, 10_000, 100_000, 0
 SHARDS = (1, 10, 40)
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 from matryoshka2d_reproduction.dry_run import small
-from matryoshka2d_reproduction.plan import Plan
-from matryoshka2d_reproduction.plan_reading import plan_of
-from matryoshka2d_reproduction.request import Request
-from matryoshka2d_reproduction.running import Outcome, reproduce
+from matryoshka2d_reproduction.plan import Plan, plan_of
+from matryoshka2d_reproduction.runner import Outcome, reproduce
+from matryoshka2d_reproduction.runs import Request
 
 CONTENT: dict[str, Any] = {
     "title": "A toy plan",
@@ -64,21 +63,21 @@ def request_of(root: Path, **changes: Any) -> Request:
         for name, method in kept.methods.items()
     }
     kept = dataclasses.replace(kept, methods=methods)
-    return Request(kept, str(root / "data"), root / "results" / "toy", root / "runs", "plans/toy.yaml")
+    return Request(kept, str(root / "data"), root / "results" / "toy", root / "cache", "plans/toy.yaml")
 
 
 @dataclasses.dataclass(frozen=True)
 class Ran:
-    """A request that has run, what it did, and what it said."""
+    """A request that has run, what it did, and what it lines."""
 
     request: Request
     outcome: Outcome
-    said: list[str]
+    lines: list[str]
 
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Run the toy plan once."""
     request = request_of(tmp_path_factory.mktemp("toy"))
-    said: list[str] = []
-    return Ran(request, reproduce(request, said.append), said)
+    lines: list[str] = []
+    return Ran(request, reproduce(request, lines.append), lines)

@@ -38,7 +38,7 @@ def test_a_dry_run_needs_no_data_and_leaves_nothing(run: Run, plan: Path, tmp_pa
 
 def test_a_plan_runs_and_is_reported(run: Run, plan: Path, tmp_path: Path, model: str) -> None:
     from matryoshka2d_reproduction.dry_run import small
-    from matryoshka2d_reproduction.plan_reading import read_plan
+    from matryoshka2d_reproduction.plan import read_plan
 
     small(read_plan(plan), tmp_path)
     content = yaml.safe_load(plan.read_text())

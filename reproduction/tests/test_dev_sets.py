@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matryoshka2d_reproduction.dev_sets import (
+from matryoshka2d_reproduction.measuring import (
     folded,
     pairs_of,
     read_dev_captions,

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matryoshka2d_reproduction.averaging import average_models
-from matryoshka2d_reproduction.peer import PeerTrainer
+from matryoshka2d_reproduction.models import PeerTrainer, average_models, keep_layers
 from matryoshka2d_reproduction.plan import Backbone
-from matryoshka2d_reproduction.pruning import keep_layers
-from matryoshka2d_reproduction.units import Unit, effective_options
-from matryoshka2d_reproduction.workshop import Workshop
+from matryoshka2d_reproduction.runs import Run, effective_options
+from matryoshka2d_reproduction.store import ModelStore
 from reproduction.tests.conftest import request_of
 from sentence_transformers import SentenceTransformer
 
@@ -29,13 +27,13 @@ from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     request = request_of(tmp_path_factory.mktemp("making"))
-    return Workshop(request.plan, request.data_folder, request.runs)
+    return ModelStore(request.plan, request.data_folder, request.cache)
 
 
-def unit(method: str, size: str | None = None, seed: int = 0) -> Unit:
-    return Unit(method, "tiny", "toy", seed, Size.parse(size) if size else None)
+def run(method: str, size: str | None = None, seed: int = 0) -> Run:
+    return Run(method, "tiny", "toy", seed, Size.parse(size) if size else None)
 
 
 def weights(path: str) -> dict[str, torch.Tensor]:
@@ -46,7 +44,7 @@ class Captured(Exception):  # noqa: N818 - not an error, a way out of a training
     """Carries the batches that a trainer would have trained on."""
 
 
-def batches(shop: Workshop, method: str, trainer: type[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def batches(store: ModelStore, method: str, trainer: type[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the token ids of every batch of a method's training, column by column."""
 
     def capture(self: Any, **_: Any) -> None:
@@ -58,21 +56,21 @@ def batches(shop: Workshop, method: str, trainer: type[Any], monkeypatch: pytest
 
     monkeypatch.setattr(trainer, "train", capture)
     with pytest.raises(Captured) as captured:
-        shop.model(unit(method, seed=3))
+        store.model(run(method, seed=3))
     monkeypatch.undo()
     return list(captured.value.args[0])
 
 
 def test_the_peer_sees_the_same_batches_in_the_same_order(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = batches(shop, "ours", ElasticTrainer, monkeypatch)
-    theirs = batches(shop, "theirs", PeerTrainer, monkeypatch)
+    ours = batches(store, "ours", ElasticTrainer, monkeypatch)
+    theirs = batches(store, "theirs", PeerTrainer, monkeypatch)
     assert len(ours) == 4
     assert ours == theirs
 
 
-def test_the_peer_trains_the_librarys_own_loss(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peer_trains_the_librarys_own_loss(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     from sentence_transformers.sentence_transformer import losses
 
     seen: list[Any] = []
@@ -81,7 +79,7 @@ def test_the_peer_trains_the_librarys_own_loss(shop: Workshop, monkeypatch: pyte
         seen.append(trainer)
 
     monkeypatch.setattr(PeerTrainer, "train", note)
-    shop.model(unit("theirs", seed=4))
+    store.model(run("theirs", seed=4))
     (trainer,) = seen
     assert type(trainer.loss) is losses.Matryoshka2dLoss
     assert type(trainer.loss.loss) is losses.MatryoshkaLoss
@@ -91,15 +89,15 @@ def test_the_peer_trains_the_librarys_own_loss(shop: Workshop, monkeypatch: pyte
 
 
 def test_the_seconds_of_a_killed_run_count_where_it_goes_on(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on = dataclasses.replace(
-        shop.plan, defaults={**shop.plan.defaults, "checkpoints": True, "evaluations": 4}
+        store.plan, defaults={**store.plan.defaults, "checkpoints": True, "evaluations": 4}
     )
-    ahead = dataclasses.replace(shop.plan, defaults={**shop.plan.defaults, "workers": 2})
-    assert Workshop(ahead, shop.data_folder, shop.runs).key(unit("plain")) == shop.key(unit("plain"))
-    lasting = Workshop(goes_on, shop.data_folder, shop.runs)
-    assert lasting.key(unit("plain", seed=5)) == shop.key(unit("plain", seed=5))
+    ahead = dataclasses.replace(store.plan, defaults={**store.plan.defaults, "workers": 2})
+    assert ModelStore(ahead, store.data_folder, store.cache).key(run("plain")) == store.key(run("plain"))
+    lasting = ModelStore(goes_on, store.data_folder, store.cache)
+    assert lasting.key(run("plain", seed=5)) == store.key(run("plain", seed=5))
 
     def die(self: Elapsed, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 3:
@@ -107,29 +105,29 @@ def test_the_seconds_of_a_killed_run_count_where_it_goes_on(
 
     monkeypatch.setattr(Elapsed, "on_step_end", die)
     with pytest.raises(Captured):
-        lasting.model(unit("plain", seed=5))
+        lasting.model(run("plain", seed=5))
     monkeypatch.undo()
-    state = max((shop.runs / "models").rglob("trainer_state.json"))
+    state = max((store.cache / "models").rglob("trainer_state.json"))
     assert state.parent.name == "checkpoint-2"
     kept = json.loads(state.read_text())
     kept["stateful_callbacks"]["Elapsed"]["args"]["before"] = 500.0
     state.write_text(json.dumps(kept))
-    assert 500 < lasting.model(unit("plain", seed=5)).cost["train_seconds"] < 600
+    assert 500 < lasting.model(run("plain", seed=5)).cost["train_seconds"] < 600
 
 
-def test_a_separate_model_is_cut_before_it_is_trained_and_trained_at_its_width(shop: Workshop) -> None:
-    made = shop.model(unit("separate", "1x8"))
+def test_a_separate_model_is_cut_before_it_is_trained_and_trained_at_its_width(store: ModelStore) -> None:
+    made = store.model(run("separate", "1x8"))
     encoder = ElasticEncoder(made.path, device="cpu")
     assert (encoder.depth, encoder.width) == (1, 16)
     assert [str(size) for size in encoder.sizes] == ["1x8"]
     assert made.cost["train_seconds"] > 0
     # The same training by hand.
-    whole = ElasticEncoder(shop.backbone("tiny"), device="cpu")
+    whole = ElasticEncoder(store.backbone("tiny"), device="cpu")
     folder = Path(made.path).parent / "by-hand"
     whole.truncate("1x16").save(str(folder / "start"))
     by_hand = train(
         model=str(folder / "start"),
-        data=shop.files(shop.plan.data["toy"]),
+        data=store.files(store.plan.data["toy"]),
         limit=16,
         output=str(folder / "end"),
         strategy="full",
@@ -195,13 +193,13 @@ def test_a_turned_model_is_not_averaged(tmp_path: Path) -> None:
 
 
 def test_a_rotation_turns_the_model_of_the_method_that_it_is_of(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A toy's steps are few, so that each goes far.
     monkeypatch.setattr(Search.__init__, "__defaults__", ((1,), 8, 20, 0.05, 0.05))
     assert Search().rate == 0.05
-    turned = ElasticEncoder(shop.model(unit("turned")).path, device="cpu")
-    of = ElasticEncoder(shop.model(unit("ours")).path, device="cpu")
+    turned = ElasticEncoder(store.model(run("turned")).path, device="cpu")
+    of = ElasticEncoder(store.model(run("ours")).path, device="cpu")
     rotation = turned.state_dict()["rotation.linear.weight"].numpy().T
     assert np.abs(rotation - np.eye(turned.width)).max() > 1e-2
     for n, vectors in of.exits(tiny.TEXTS).items():
@@ -214,33 +212,33 @@ def test_models_of_other_depth_are_not_averaged(tmp_path: Path) -> None:
         average_models(models, [1.0, 1.0], tmp_path / "out")
 
 
-def test_a_teacher_or_start_that_is_a_method_is_its_model_of_the_same_seed(shop: Workshop) -> None:
-    options = shop.training(unit("taught", seed=1), Path("out"))
-    assert options.teacher == shop.model(unit("plain", seed=1)).path
-    assert options.model == shop.plan.backbones["tiny"].model
+def test_a_teacher_or_start_that_is_a_method_is_its_model_of_the_same_seed(store: ModelStore) -> None:
+    options = store.training(run("taught", seed=1), Path("out"))
+    assert options.teacher == store.model(run("plain", seed=1)).path
+    assert options.model == store.plan.backbones["tiny"].model
 
 
 @pytest.mark.parametrize(
     ("method", "strategy"), [("separate", "full"), ("theirs", "matryoshka2d"), ("fitted", "full")]
 )
 def test_what_is_said_of_a_kind_with_a_way_of_its_own_is_not_the_default_strategy(
-    shop: Workshop, method: str, strategy: str
+    store: ModelStore, method: str, strategy: str
 ) -> None:
-    said = effective_options(shop.plan, unit(method))
+    said = effective_options(store.plan, run(method))
     assert said["strategy"] == strategy
     assert not {"heads", "fit_heads", "teacher"} & set(said)
     assert said["top_share"] == 1.0
 
 
-def test_no_dropout_is_another_model_than_the_dropout_that_the_model_brings(shop: Workshop) -> None:
+def test_no_dropout_is_another_model_than_the_dropout_that_the_model_brings(store: ModelStore) -> None:
     def key(**options: Any) -> str:
-        methods = dict(shop.plan.methods)
+        methods = dict(store.plan.methods)
         methods["plain"] = dataclasses.replace(
             methods["plain"], options={**methods["plain"].options, **options}
         )
-        plan = dataclasses.replace(shop.plan, methods=methods)
-        assert effective_options(plan, unit("plain")).get("dropout") == options.get("dropout")
-        return Workshop(plan, shop.data_folder, shop.runs).key(unit("plain"))
+        plan = dataclasses.replace(store.plan, methods=methods)
+        assert effective_options(plan, run("plain")).get("dropout") == options.get("dropout")
+        return ModelStore(plan, store.data_folder, store.cache).key(run("plain"))
 
     assert len({key(), key(dropout=0), key(dropout=0.1)}) == 3
 
@@ -268,16 +266,18 @@ class TestPruning:
     def test_a_pruned_backbone_is_taught_by_the_whole_before_anything_else(self, tmp_path: Path) -> None:
         request = request_of(tmp_path, backbones={"tiny": {"model": "replaced", "layers": [1, 3]}})
         backbone: Backbone = request.plan.backbones["tiny"]
-        taught = dataclasses.replace(backbone, distil={"data": "toy", "batch_size": 4, "learning_rate": 1e-2})
-        shops = [
-            Workshop(
-                dataclasses.replace(request.plan, backbones={"tiny": one}), request.data_folder, request.runs
+        taught = dataclasses.replace(
+            backbone, distill={"data": "toy", "batch_size": 4, "learning_rate": 1e-2}
+        )
+        stores = [
+            ModelStore(
+                dataclasses.replace(request.plan, backbones={"tiny": one}), request.data_folder, request.cache
             )
             for one in (backbone, taught)
         ]
-        first, second = (ElasticEncoder(shop.backbone("tiny"), device="cpu") for shop in shops)
+        first, second = (ElasticEncoder(store.backbone("tiny"), device="cpu") for store in stores)
         assert first.depth == second.depth == 2
         assert not torch.equal(
             first.base.encoder.layer[0].output.dense.weight, second.base.encoder.layer[0].output.dense.weight
         )
-        assert shops[0].key(unit("plain")) != shops[1].key(unit("plain"))
+        assert stores[0].key(run("plain")) != stores[1].key(run("plain"))

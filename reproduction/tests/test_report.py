@@ -15,10 +15,14 @@ import pytest
 import torch
 from matryoshka2d_reproduction import machine, report
 from matryoshka2d_reproduction.comparisons import Bootstrap, Place, places, runs_at
-from matryoshka2d_reproduction.joint_page import write_joint_page
-from matryoshka2d_reproduction.replicates import RESAMPLES as RESAMPLES_PUBLISHED
-from matryoshka2d_reproduction.replicates import has_replicates, replicates_of_run
-from matryoshka2d_reproduction.report import write_results_report
+from matryoshka2d_reproduction.measuring import RESAMPLES as RESAMPLES_PUBLISHED
+from matryoshka2d_reproduction.measuring import has_replicates, replicates_of_run
+from matryoshka2d_reproduction.report import (
+    claims_section,
+    machine_section,
+    write_joint_page,
+    write_results_report,
+)
 from matryoshka2d_reproduction.results import (
     PLAN_FILE,
     STATISTICS_FILE,
@@ -27,7 +31,6 @@ from matryoshka2d_reproduction.results import (
     read_scores,
     scores_file,
 )
-from matryoshka2d_reproduction.sections import claims_section, machine_section
 from reproduction.tests.conftest import Ran
 
 from matryoshka2d import UserError
@@ -40,7 +43,7 @@ RESAMPLES = 50
 def reported(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reported") / "toy"
     shutil.copytree(ran.request.results, folder)
-    write_results_report(folder, runs=ran.request.runs, resamples=RESAMPLES)
+    write_results_report(folder, runs=ran.request.cache, resamples=RESAMPLES)
     return folder
 
 
@@ -81,7 +84,7 @@ def test_methods_of_one_data_set_each_are_compared_across_them(
 def test_resampled_scores_are_those_of_the_grids(ran: Ran) -> None:
     runs = runs_at(read_results(ran.request.results), Place("tiny", ("toy",), "sts"))
     for name in ("ours", "separate"):
-        got, _ = Bootstrap(ran.request.results, ran.request.runs, RESAMPLES).of(runs[name], "sts").of()
+        got, _ = Bootstrap(ran.request.results, ran.request.cache, RESAMPLES).of(runs[name], "sts").of()
         expected = [list(grid.values().values()) for grid in runs[name].grids]
         np.testing.assert_allclose(got, expected, atol=0.3)
 
@@ -140,7 +143,7 @@ def test_a_claim_about_sizes_that_did_not_all_run_is_not_judged(
     (folder / PLAN_FILE).write_text(json.dumps(facts))
 
     def judged() -> dict[str, Any]:
-        write_results_report(folder, runs=ran.request.runs, resamples=RESAMPLES)
+        write_results_report(folder, runs=ran.request.cache, resamples=RESAMPLES)
         return read_json(folder / STATISTICS_FILE)["places"][0]["claims"][0]
 
     assert set(judged()["sizes"]) == {"1x8", "2x16"}
@@ -232,10 +235,10 @@ def test_replicates_of_an_earlier_run_of_the_same_name_do_not_count(reported: Pa
 
 def test_published_replicates_are_the_bootstrap_of_the_scores(ran: Ran) -> None:
     result = next(one for one in read_results(ran.request.results) if one.method == "ours")
-    path = scores_file(ran.request.runs, result.key)
+    path = scores_file(ran.request.cache, result.key)
     for task, bootstrap in (("sts", bootstrap_spearman), ("beir", lambda s, _, **c: bootstrap_means(s, **c))):
         score, draws = bootstrap(*read_scores(path, task), resamples=RESAMPLES).of()
-        kept = replicates_of_run(result, task, ran.request.results, ran.request.runs, RESAMPLES).of()
+        kept = replicates_of_run(result, task, ran.request.results, ran.request.cache, RESAMPLES).of()
         np.testing.assert_allclose(kept[0], score, rtol=1e-12)
         rounding = (
             2.0**-11 * np.abs(draws - score) + 1e-6
@@ -256,7 +259,7 @@ def test_plans_are_joined_in_one_page_with_links_to_their_pictures(
     ran: Ran, reported: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "docs" / "results.md"
-    write_joint_page([reported], target, runs=ran.request.runs, resamples=RESAMPLES, title="Results")
+    write_joint_page([reported], target, runs=ran.request.cache, resamples=RESAMPLES, title="Results")
     page = target.read_text()
     assert page.startswith("# Results\n")
     assert "\n## A toy plan\n" in page
@@ -272,7 +275,7 @@ def test_a_joint_page_leaves_every_size_to_the_report_of_the_plan(
     ran: Ran, reported: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "results.md"
-    write_joint_page([reported], target, runs=ran.request.runs, resamples=RESAMPLES)
+    write_joint_page([reported], target, runs=ran.request.cache, resamples=RESAMPLES)
     page, whole = target.read_text(), (reported / "README.md").read_text()
     assert "## ours over separate: tiny" in whole
     assert "## ours over separate: tiny" not in page

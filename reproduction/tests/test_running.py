@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matryoshka2d_reproduction.choices import note_trial, read_choices
-from matryoshka2d_reproduction.plan_reading import plan_of
-from matryoshka2d_reproduction.request import Request
+from matryoshka2d_reproduction.plan import plan_of
 from matryoshka2d_reproduction.results import (
     CHOICE_FILE,
     read_json,
@@ -21,9 +19,9 @@ from matryoshka2d_reproduction.results import (
     scores_file,
     write_json,
 )
-from matryoshka2d_reproduction.running import reproduce
-from matryoshka2d_reproduction.units import Unit
-from matryoshka2d_reproduction.workshop import Workshop
+from matryoshka2d_reproduction.runner import note_trial, read_choices, reproduce
+from matryoshka2d_reproduction.runs import Request, Run
+from matryoshka2d_reproduction.store import ModelStore
 from reproduction.tests.conftest import CONTENT, Ran, request_of
 
 from matryoshka2d import Size, UserError
@@ -87,13 +85,13 @@ class TestWhatRan:
         from matryoshka2d.evaluation.cosine import spearman
 
         for result in read_results(ran.request.results):
-            cosines, gold = read_scores(scores_file(ran.request.runs, result.key), "sts")
+            cosines, gold = read_scores(scores_file(ran.request.cache, result.key), "sts")
             grid = result.grids["sts"]
             for name, values in cosines.items():
                 assert values.shape == (len(gold[name]), len(grid.sizes))
                 again = 100 * spearman(values.astype(np.float64), gold[name])
                 np.testing.assert_allclose(again, grid.scores[name], atol=0.3)
-            queries, nothing = read_scores(scores_file(ran.request.runs, result.key), "beir")
+            queries, nothing = read_scores(scores_file(ran.request.cache, result.key), "beir")
             np.testing.assert_allclose(
                 100 * queries["beir"].mean(axis=0), result.grids["beir"].scores["beir"], atol=1e-3
             )
@@ -116,10 +114,10 @@ class TestWhatRan:
             assert by_name[cut, 0].mean("1x8") != pytest.approx(by_name[source, 0].mean("1x8"), abs=0.5)
 
     def test_only_models_that_others_need_are_kept(self, ran: Ran) -> None:
-        shop = Workshop(ran.request.plan, ran.request.data_folder, ran.request.runs)
-        kept = {folder.name for folder in (ran.request.runs / "models").iterdir() if folder.is_dir()}
+        store = ModelStore(ran.request.plan, ran.request.data_folder, ran.request.cache)
+        kept = {folder.name for folder in (ran.request.cache / "models").iterdir() if folder.is_dir()}
         assert kept == {
-            shop.key(Unit(name, "tiny", "toy", seed)) for name in ("plain", "ours") for seed in (0, 1)
+            store.key(Run(name, "tiny", "toy", seed)) for name in ("plain", "ours") for seed in (0, 1)
         }
 
 
@@ -219,7 +217,7 @@ class TestAgain:
 
     def test_published_results_are_there_without_models_and_scores(self, ran: Ran, tmp_path: Path) -> None:
         request = copied(ran, tmp_path)
-        shutil.rmtree(request.runs)
+        shutil.rmtree(request.cache)
         assert reproduce(request, lambda _: None).done == []
 
     def test_a_lost_result_is_run_again_and_is_the_same(self, ran: Ran, tmp_path: Path) -> None:
@@ -268,7 +266,7 @@ class TestAgain:
         request = copied(ran, tmp_path, jobs=2, only=("plain", "theirs"))
         before = {file: json.loads(file.read_text())["tasks"] for file in request.results.rglob("*-1.json")}
         shutil.rmtree(request.results)
-        shutil.rmtree(request.runs)
+        shutil.rmtree(request.cache)
         outcome = reproduce(request, lambda _: None)
         assert len(outcome.done) == 4
         for file in request.results.rglob("*-1.json"):

@@ -12,15 +12,15 @@ import time
 from typing import Any
 
 import pytest
-from matryoshka2d_reproduction.workers import workers
+from matryoshka2d_reproduction.runner import workers
 
 STARTS_A_WORKER = """
 import functools, os, sys, time
-from matryoshka2d_reproduction.workers import workers
+from matryoshka2d_reproduction.runner import workers
 
 if __name__ == "__main__":
     with workers(2) as submit:
-        for pid in submit([("a", os.getpid), ("b", functools.partial(time.sleep, 600))], lambda unit: True):
+        for pid in submit([("a", os.getpid), ("b", functools.partial(time.sleep, 600))], lambda run: True):
             print(pid, flush=True)
 """
 
@@ -29,7 +29,7 @@ if __name__ == "__main__":
 def test_tasks_are_done_if_they_fit(jobs: int) -> None:
     tasks: Any = [(name, functools.partial(int, name)) for name in ("1", "2", "3")]
     with workers(jobs) as submit:
-        assert sorted(submit(tasks, lambda unit: str(unit) != "2")) == [1, 3]
+        assert sorted(submit(tasks, lambda run: str(run) != "2")) == [1, 3]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from matryoshka2d.errors import UserError
+from matryoshka2d import UserError
 from matryoshka2d.files import check_free
 from matryoshka2d.options import check_range, choice, turn_to_text
 from matryoshka2d.size import parse_sizes
