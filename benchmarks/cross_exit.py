@@ -6,7 +6,7 @@ Both arms are trained on the same rows with the same seeds and settings; they di
 whose weight is the recommended 1 and was not chosen on any set. The teacher is the full size as it is being
 trained. A lead is that of cross-exit training, with 95% intervals over seeds and queries, paired in both.
 The scores of each query are kept in the folder of runs: a killed benchmark goes on with what is missing.
-Results go to ``benchmarks/results/cross_exit.json`` and ``.md``.
+Results go to ``results/cross_exit.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matryoshka2d_reproduction.keys import key_of, key_of_file
 from numpy.typing import NDArray
 
 from machine import facts
@@ -40,6 +39,7 @@ from matryoshka2d.evaluation import (
 from matryoshka2d.evaluation.grid import MEAN
 from matryoshka2d.files import staged_file
 from matryoshka2d.size import Size
+from matryoshka2d_reproduction.keys import key_of, key_of_file
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FULL_INDEX, SAME_SIZE = "over full depth", "over the same depth"

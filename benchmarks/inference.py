@@ -4,7 +4,7 @@
 
 Short texts are the distinct sentences of an STS file, all splits; long ones the texts of a BEIR corpus.
 Peers that need other versions of the libraries get environments of their own, made in the folder of --peers.
-Every part writes its figures into benchmarks/results/inference.json, or the file of --results, as soon as it has them.
+Every part writes its figures into results/inference.json, or the file of --results, as soon as it has them.
 """
 
 from __future__ import annotations

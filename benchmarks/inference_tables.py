@@ -1,4 +1,4 @@
-"""benchmarks/results/inference.json, or the file that is named → its page: python benchmarks/inference_tables.py [FILE]
+"""results/inference.json, or the file that is named → its page: python benchmarks/inference_tables.py [FILE]
 
 A file may say under ``title`` and ``note`` what stands at the top of its page.
 """

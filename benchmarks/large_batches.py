@@ -5,7 +5,7 @@
 Memory: how far the resident memory of a fresh process grows over that before its first training step. Speed:
 seconds a step with one exit, InfoNCE on pairs, for both libraries; model, rows, optimiser and dropout are the
 same, each in its own trainer and settings. Every measurement has a process of its own, the methods take
-turns, and the median of the rounds counts. Results go to ``benchmarks/results/large_batches.json`` and ``.md``; a part
+turns, and the median of the rounds counts. Results go to ``results/large_batches.json`` and ``.md``; a part
 that was left out stays there as it was.
 """
 

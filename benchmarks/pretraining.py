@@ -5,7 +5,7 @@
 The encoder is all-MiniLM-L6-v2 cut to its first 4 layers. For each seed it is fine-tuned with the strategy
 ``starbucks`` on some triplets, once as it is and once after pretraining on texts drawn from the files; all
 else is equal. The grid is judged on the test split of the STS sets. What is done stays in a work folder, so
-that a stopped run goes on. Results go to ``benchmarks/results/pretraining.json`` and to ``benchmarks/results/pretraining.md``.
+that a stopped run goes on. Results go to ``results/pretraining.json`` and to ``results/pretraining.md``.
 """
 
 from __future__ import annotations
@@ -138,9 +138,8 @@ def measure(arguments: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the scores of the trained sizes, their mean and the grid's, with the intervals of the lead."""
-    from matryoshka2d_reproduction.over_seeds import seed_interval
-
     from matryoshka2d.losses.strategies.starbucks import default_pairs
+    from matryoshka2d_reproduction.comparisons import seed_interval
 
     width = max(int(size.partition("x")[2]) for size in rows[0]["scores"])
     diagonal = [str(size) for size in default_pairs(LAYERS, width)]

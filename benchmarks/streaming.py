@@ -3,7 +3,7 @@
     python benchmarks/streaming.py
 
 Parquet shards of made-up triplets, few and many, are read to the end as batches of 64 through a buffer of
-10000 rows, each in a process of its own that trains nothing. Results go to ``benchmarks/results/streaming.json`` and
+10000 rows, each in a process of its own that trains nothing. Results go to ``results/streaming.json`` and
 ``.md``.
 """
 

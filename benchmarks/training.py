@@ -3,8 +3,8 @@
     python benchmarks/training.py [--data TRIPLETS.jsonl --output training-nli]
 
 Same model, data, batch, precision, optimiser and dropout for all. Each method runs in a process of its own,
-the methods take turns, and the median of the rounds counts. Results go to ``benchmarks/results/training.json`` and to
-``benchmarks/results/training.md``, or to files of another name.
+the methods take turns, and the median of the rounds counts. Results go to ``results/training.json`` and to
+``results/training.md``, or to files of another name.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 all-MiniLM-L6-v2 with its own vocabulary, and with a table of as many rows as multilingual models have, of
 which the texts use the first. Every batch is trained on both ways, one after the other, by turns; the ratio
-of the two is taken batch by batch. Results go to ``benchmarks/results/words.json`` and ``.md``.
+of the two is taken batch by batch. Results go to ``results/words.json`` and ``.md``.
 """
 
 from __future__ import annotations

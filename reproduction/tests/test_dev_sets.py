@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from matryoshka2d import UserError, read_sts
+from matryoshka2d.evaluation import StsSet
 from matryoshka2d_reproduction.measuring import (
     folded,
     pairs_of,
@@ -14,9 +17,6 @@ from matryoshka2d_reproduction.measuring import (
     read_dev_sts,
     without_pairs,
 )
-
-from matryoshka2d import UserError, read_sts
-from matryoshka2d.evaluation import StsSet
 
 
 def sts_file(folder: Path, name: str, rows: list[tuple[str, str, str]]) -> None:

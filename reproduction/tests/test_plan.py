@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from matryoshka2d import Size, UserError
 from matryoshka2d_reproduction.plan import plan_of, read_plan
 from matryoshka2d_reproduction.runs import Run, layers, needed, runs_of, selected, trials_of
 
-from matryoshka2d import Size, UserError
-
-PLANS = Path(__file__).parents[2] / "plans"
+PLANS = Path(__file__).parents[1] / "plans"
 CONTENT: dict[str, Any] = {
     "sizes": "1-2x8,16",
     "seeds": [0, 1],

@@ -1,8 +1,8 @@
 """Comparisons: what the results of a plan say, with intervals, as JSON values that a report reads.
 
 An interval is computed once and then kept in ``intervals.parquet``, under a key of the runs it is of and of
-what it asks: from a thousand resamples where the score of every pair is at hand, else from the published ones.
-One of more resamples is never replaced by one of fewer.
+what it asks: from a thousand resamples where the score of every pair is at hand, else from those that are
+published. One of more resamples is never replaced by one of fewer.
 """
 
 from __future__ import annotations

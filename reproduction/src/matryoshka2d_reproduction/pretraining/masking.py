@@ -1,7 +1,7 @@
 """Two masked copies of every text: a light one for the encoder, a heavy one for the decoder.
 
-transformers' own collator draws the masks. All that is random comes from the seed and the number of the batch, so
-that a resumed run sees the masks that an unbroken one would, whatever was fetched ahead.
+transformers' own collator draws the masks. Everything random comes from the seed and the number of the batch,
+so that a resumed run sees the masks that an unbroken one would, whatever was fetched ahead.
 """
 
 from __future__ import annotations

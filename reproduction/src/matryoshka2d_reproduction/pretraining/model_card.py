@@ -19,9 +19,9 @@ tags: [sentence-transformers, matryoshka, matryoshka2d, feature-extraction]
 
 # {name}
 
-A body for sentence embeddings, to be fine-tuned before use. It was pretrained from `{model}` with matryoshka2d
-{version} ({steps} steps of Starbucks' masked autoencoder), so that its sizes (layers x dims) hold their
-sentence: {sizes}.
+A body for sentence embeddings, to be fine-tuned before use. It was pretrained from `{model}` with
+matryoshka2d {version} ({steps} steps of Starbucks' masked autoencoder), so that its sizes
+(layers x dims) hold their sentence: {sizes}.
 
 ## Fine-tune
 

@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 from matryoshka2d.losses.strategies import StepRandom
 
 _BATCHES_A_POOL = 50
-"""Batches whose texts are sorted among themselves: many enough for little padding, few enough for a random order."""
+"""Batches whose texts are sorted among themselves: many for little padding, few for a random order."""
 
 
 class SimilarLengths(Sampler[int]):

@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matryoshka2d_reproduction.models import PeerTrainer, average_models, keep_layers
-from matryoshka2d_reproduction.plan import Backbone
-from matryoshka2d_reproduction.runs import Run, effective_options
-from matryoshka2d_reproduction.store import ModelStore
-from reproduction.tests.conftest import request_of
 from sentence_transformers import SentenceTransformer
+from tests import tiny
 
-from matryoshka2d import Size, UserError
-from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d import ElasticEncoder, Size, UserError
 from matryoshka2d.training import train
 from matryoshka2d.training.checkpoints import Elapsed
 from matryoshka2d.training.rotation import Search
 from matryoshka2d.training.trainer import ElasticTrainer
-from tests import tiny
+from matryoshka2d_reproduction.models import ModelStore, PeerTrainer, average_models, keep_layers
+from matryoshka2d_reproduction.plan import Backbone
+from matryoshka2d_reproduction.runs import Run, effective_options
+from reproduction.tests.conftest import request_of
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +185,7 @@ def test_a_turned_model_is_not_averaged(tmp_path: Path) -> None:
     encoder = ElasticEncoder(model, device="cpu")
     encoder.rotate(np.eye(encoder.width))
     encoder.save(str(tmp_path / "turned"), create_model_card=False)
-    with pytest.raises(UserError, match=r"a turned model cannot be averaged: .*rotate: false"):
+    with pytest.raises(UserError, match=r"a rotated model cannot be averaged: .*rotate: false"):
         average_models([model, str(tmp_path / "turned")], [1.0, 1.0], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

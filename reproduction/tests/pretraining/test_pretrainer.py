@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from tests import tiny
+from tests.training.small import data_file
+
+from matryoshka2d import ElasticEncoder
+from matryoshka2d.errors import UserError
+from matryoshka2d.training import train
 from matryoshka2d_reproduction.pretraining import PretrainingOptions, pretrain
 from matryoshka2d_reproduction.pretraining.masking import TwoMaskedCopies
 from matryoshka2d_reproduction.pretraining.order import SimilarLengths
 from matryoshka2d_reproduction.pretraining.trainer import PretrainingTrainer
 from reproduction.tests.pretraining import small
-from sentence_transformers import SentenceTransformer
-
-from matryoshka2d.encoder.elastic import ElasticEncoder
-from matryoshka2d.errors import UserError
-from matryoshka2d.training import train
-from tests import tiny
-from tests.training.small import data_file
 
 STEPS = 10
 
