@@ -84,7 +84,7 @@ def test_a_default_names_no_model_for_what_is_not_trained() -> None:
     assert toy.references(toy.methods["taught"]) == ("plain",)
 
 
-def test_units_are_seeds_by_sizes_and_what_is_untrained_is_measured_once() -> None:
+def test_runs_are_seeds_by_sizes_and_what_is_untrained_is_measured_once() -> None:
     toy = plan()
     chosen = {("separate", "tiny", "nli", "2x16"): {"learning_rate": 3e-4}}
     got = runs_of(toy, toy.methods["separate"], chosen)
@@ -92,13 +92,9 @@ def test_units_are_seeds_by_sizes_and_what_is_untrained_is_measured_once() -> No
     assert [dict(run.options) for run in got[:2]] == [{}, {"learning_rate": 3e-4}]
     assert [run.seed for run in runs_of(toy, toy.methods["plain"], {}, [1])] == [1]
     (untouched,) = runs_of(toy, toy.methods["untouched"], {})
-    assert (untouched.data, untouched.file) == ("", "tiny/untouched-0.json")
+    assert untouched.which == ("untouched", "tiny", "", 0, "")
     assert len(trials_of(toy, toy.methods["separate"])) == 4
 
-
-def test_the_file_of_a_result_has_no_spaces() -> None:
-    run = Run("pca of plain", "tiny", "nli", 2, Size(1, 8))
-    assert run.file == "tiny/nli/pca-of-plain-1x8-2.json"
 
 
 @pytest.mark.parametrize("file", sorted(PLANS.glob("*.yaml")), ids=lambda file: file.stem)

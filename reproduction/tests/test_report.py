@@ -61,6 +61,14 @@ def statistics(folder: Path, cache: Path) -> list[dict[str, Any]]:
     return statistics_of(facts, results_in(folder), IntervalBook(Results(folder), cache, RESAMPLES))
 
 
+def page_of(folder: Path, cache: Path, resamples: int = RESAMPLES) -> str:
+    """Compute and keep the intervals, and return the page, without drawing pictures."""
+    book = IntervalBook(Results(folder), cache, resamples)
+    page, _ = make_page(book)
+    book.save()
+    return page.markdown()
+
+
 @pytest.fixture(scope="module")
 def reported(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reported") / "toy"
@@ -172,8 +180,7 @@ def test_a_claim_about_sizes_that_did_not_all_run_is_not_judged(
     kept = [(row["method"], row["size"]) != ("separate", "1x8") for row in runs.to_pylist()]
     write_table(folder / "runs.parquet", runs.filter(pyarrow.array(kept)))
     assert judged()["missing"] is True
-    write_report(folder, cache=ran.request.cache, resamples=RESAMPLES)
-    assert "| At every size. | not compared |" in (folder / "README.md").read_text()
+    assert "| At every size. | not compared |" in page_of(folder, ran.request.cache)
 
 
 def test_a_gpu_is_named_where_it_made_a_figure(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,17 +247,18 @@ class TestIntervals:
     ) -> None:
         clone = tmp_path / "toy"
         shutil.copytree(ran.request.results, clone)
-        write_report(clone, cache=tmp_path / "nothing", resamples=PUBLISHED_RESAMPLES + 50)
-        counts = set(read_table(clone / INTERVALS_FILE)["resamples"].to_pylist())
-        assert counts == {PUBLISHED_RESAMPLES}
-        note = f"come from the {PUBLISHED_RESAMPLES} resamples that are published, in place of 300"
-        assert note in (clone / "README.md").read_text()
-        write_report(clone, cache=ran.request.cache, resamples=PUBLISHED_RESAMPLES + 50)
-        counts = set(read_table(clone / INTERVALS_FILE)["resamples"].to_pylist())
-        assert counts == {PUBLISHED_RESAMPLES + 50}
-        assert note not in (clone / "README.md").read_text()
+        more = PUBLISHED_RESAMPLES + 50
+        note = f"come from the {PUBLISHED_RESAMPLES} resamples that are published, in place of {more}"
+
+        def counts() -> set[int]:
+            return set(read_table(clone / INTERVALS_FILE)["resamples"].to_pylist())
+
+        assert note in page_of(clone, tmp_path / "nothing", more)
+        assert counts() == {PUBLISHED_RESAMPLES}
+        assert note not in page_of(clone, ran.request.cache, more)
+        assert counts() == {more}
         kept = (clone / INTERVALS_FILE).read_bytes()
-        write_report(clone, cache=tmp_path / "nothing", resamples=PUBLISHED_RESAMPLES + 50)
+        page_of(clone, tmp_path / "nothing", more)
         assert (clone / INTERVALS_FILE).read_bytes() == kept
 
     def test_those_of_the_published_resamples_are_those_of_the_scores(self, ran: Ran, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""matryoshka2d pretrain: its outcome, and a newcomer's mistakes."""
+"""pretrain on the command line: its outcome, and a newcomer's mistakes."""
 
 from __future__ import annotations
 
