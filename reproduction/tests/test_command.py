@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.cli.conftest import Run
-
 from reproduction.tests.conftest import CONTENT
+from tests.cli.conftest import Run
 
 METHODS = ("untouched", "plain", "separate")
 PLANS = Path(__file__).parents[1] / "plans"

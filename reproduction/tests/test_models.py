@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reproduction.tests.conftest import request_of
 from sentence_transformers import SentenceTransformer
 from tests import tiny
 
@@ -21,7 +22,6 @@ from matryoshka2d.training.trainer import ElasticTrainer
 from matryoshka2d_reproduction.models import ModelStore, PeerTrainer, average_models, keep_layers
 from matryoshka2d_reproduction.plan import Backbone
 from matryoshka2d_reproduction.runs import Run, effective_options
-from reproduction.tests.conftest import request_of
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from matryoshka2d import Size, UserError
 from matryoshka2d_reproduction.plan import plan_of, read_plan
-from matryoshka2d_reproduction.runs import Run, layers, needed, runs_of, selected, trials_of
+from matryoshka2d_reproduction.runs import layers, needed, runs_of, selected, trials_of
 
 PLANS = Path(__file__).parents[1] / "plans"
 CONTENT: dict[str, Any] = {
@@ -94,7 +94,6 @@ def test_runs_are_seeds_by_sizes_and_what_is_untrained_is_measured_once() -> Non
     (untouched,) = runs_of(toy, toy.methods["untouched"], {})
     assert untouched.which == ("untouched", "tiny", "", 0, "")
     assert len(trials_of(toy, toy.methods["separate"])) == 4
-
 
 
 @pytest.mark.parametrize("file", sorted(PLANS.glob("*.yaml")), ids=lambda file: file.stem)

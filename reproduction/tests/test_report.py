@@ -14,6 +14,7 @@ import pyarrow
 import pytest
 import torch
 from PIL import Image
+from reproduction.tests.conftest import Ran
 
 from matryoshka2d import UserError
 from matryoshka2d.evaluation import bootstrap_means, bootstrap_spearman
@@ -46,7 +47,6 @@ from matryoshka2d_reproduction.results import (
     scores_file,
     write_table,
 )
-from reproduction.tests.conftest import Ran
 
 RESAMPLES = 50
 

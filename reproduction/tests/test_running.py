@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
+from reproduction.tests.conftest import CONTENT, Ran, request_of
 
 from matryoshka2d import ElasticEncoder, Size, UserError
 from matryoshka2d.evaluation import read_sts, sts_grid
@@ -29,7 +30,6 @@ from matryoshka2d_reproduction.results import (
 )
 from matryoshka2d_reproduction.runner import note_trial, read_choices, reproduce
 from matryoshka2d_reproduction.runs import Request, Run
-from reproduction.tests.conftest import CONTENT, Ran, request_of
 
 
 def copied(ran: Ran, folder: Path, **changes: Any) -> Request:

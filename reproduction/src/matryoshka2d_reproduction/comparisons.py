@@ -305,9 +305,9 @@ def _read_intervals(path: Path) -> dict[str, tuple[Intervals, int]]:
             by_key.setdefault(row["key"], []).append(row)
     found = {}
     for key, (mean, *cells) in by_key.items():
-        columns = (np.array([cell[name] for cell in cells]) for name in _FIGURES)
+        columns = {name: np.array([cell[name] for cell in cells]) for name in _FIGURES}
         own = (mean["estimate"], mean["low"], mean["high"])
-        found[key] = Intervals(*columns, own, tuple(mean["seeds"])), int(mean["resamples"])
+        found[key] = Intervals(**columns, mean=own, seeds=tuple(mean["seeds"])), int(mean["resamples"])
     return found
 
 

@@ -181,7 +181,7 @@ class Results:
         path = self.folder / name
         if not path.is_file():
             return schema.empty_table()
-        return read_table(path, columns and list(columns), filters)
+        return read_table(path, list(columns) if columns else None, filters)
 
 
 def _which(row: Mapping[str, Any]) -> tuple[str | int, ...]:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reproduction.tests.pretraining import small
 
 from matryoshka2d import ElasticEncoder
 from matryoshka2d_reproduction.pretraining.masking import UNMASKED, at_most
-from reproduction.tests.pretraining import small
 
 
 @pytest.fixture(scope="module")

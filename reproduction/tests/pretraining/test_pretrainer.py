@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from reproduction.tests.pretraining import small
 from sentence_transformers import SentenceTransformer
 from tests import tiny
 from tests.training.small import data_file
@@ -19,7 +20,6 @@ from matryoshka2d_reproduction.pretraining import PretrainingOptions, pretrain
 from matryoshka2d_reproduction.pretraining.masking import TwoMaskedCopies
 from matryoshka2d_reproduction.pretraining.order import SimilarLengths
 from matryoshka2d_reproduction.pretraining.trainer import PretrainingTrainer
-from reproduction.tests.pretraining import small
 
 STEPS = 10
 
@@ -62,7 +62,7 @@ def test_the_output_is_an_ordinary_elastic_model_that_can_be_fine_tuned(tmp_path
         0.3,
     )
     assert (tmp_path / "out" / "runs").is_dir()
-    assert "matryoshka2d pretrain --model" in (tmp_path / "out" / "README.md").read_text()
+    assert "matryoshka2d-reproduce pretrain --model" in (tmp_path / "out" / "README.md").read_text()
     assert not (tmp_path / "out.checkpoints").exists()
     plain = SentenceTransformer(str(tmp_path / "out"), device="cpu")
     assert plain.encode("a cat").tolist() == pytest.approx(made.encode("a cat").tolist(), abs=1e-6)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reproduction.tests.pretraining import small
 from tests import tiny
 from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -14,7 +15,6 @@ from matryoshka2d import ElasticEncoder
 from matryoshka2d.encoder.architectures import ARCHITECTURES
 from matryoshka2d.errors import UserError
 from matryoshka2d_reproduction.pretraining.vocabulary import check_predicts_masked, load_head
-from reproduction.tests.pretraining import small
 
 MASKED = [name for name in ARCHITECTURES if name in MODEL_FOR_MASKED_LM_MAPPING_NAMES]
 
