@@ -17,15 +17,12 @@ from tests.cli.conftest import Run
 COMMANDS = (
     "quickstart",
     "fit",
-    "pretrain",
     "train",
     "rotate",
     "evaluate",
     "plan",
     "truncate",
     "encode",
-    "reproduce",
-    "report",
 )
 MODULE = [sys.executable, "-m", "matryoshka2d"]
 SCRIPT = [str(Path(sys.executable).with_name("matryoshka2d"))]
