@@ -5,11 +5,11 @@ PIP_FLAGS ?=
 BIN = $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: help quickstart test test-all lint bench docs clean
+.PHONY: help quickstart test test-all test-reproduction lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
 
 quickstart: $(VENV)/.user  ## Make a real model elastic, show its grid, cut a size (5 to 10 minutes on two cores)
 	$(BIN)/matryoshka2d quickstart --overwrite
@@ -19,6 +19,9 @@ test: $(VENV)/.dev  ## Run the tests (about 10 minutes on two cores, 16 on slow 
 
 test-all: $(VENV)/.dev  ## Run every test, the slow ones too
 	$(PYTEST)
+
+test-reproduction: $(VENV)/.dev  ## Run the tests of reproduction/
+	$(PYTEST) -m "not slow" reproduction
 
 lint: $(VENV)/.dev  ## Check style and types
 	$(BIN)/ruff check .
@@ -40,7 +43,7 @@ $(VENV)/.user: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable ".[quickstart]"
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt
+$(VENV)/.dev: pyproject.toml reproduction/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable ".[dev]" --editable reproduction
 	touch $@ $(VENV)/.user

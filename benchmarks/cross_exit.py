@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matryoshka2d_reproduction.keys import key_of, key_of_file
 from numpy.typing import NDArray
 
 from machine import facts
@@ -40,8 +39,9 @@ from matryoshka2d.evaluation import (
 from matryoshka2d.evaluation.grid import MEAN
 from matryoshka2d.files import staged_file
 from matryoshka2d.size import Size
+from matryoshka2d_reproduction.keys import key_of, key_of_file
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 FULL_INDEX, SAME_SIZE = "over full depth", "over the same depth"
 RESAMPLES = 10_000
 

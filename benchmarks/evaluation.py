@@ -27,7 +27,7 @@ from matryoshka2d.evaluation import Grid, StsSet, encode_sts, read_sts
 from matryoshka2d.inference.engine_exits import open_exits
 from matryoshka2d.quickstart.corpus import python_documentation
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def pairs(folder: str | None, limit: int | None) -> list[StsSet]:

@@ -21,7 +21,7 @@ from machine import facts
 from matryoshka2d.cli.common import quiet_libraries
 from matryoshka2d.export.exporter import Export, export_model
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = ("1x32", "2x64", "3x128", "4x192", "5x256", "6x384")
 PRECISIONS = {
     "sentence-transformers": ("fp32", "bf16", "fp16"),

@@ -39,7 +39,7 @@ from matryoshka2d.inference import kernels, open_engine, packed
 from matryoshka2d.inference.graphs import graph_files
 from matryoshka2d.inference.request_batching import BatchingEngine
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "inference.json"
+RESULTS = Path(__file__).resolve().parent / "results" / "inference.json"
 PEERS_FILE = Path(__file__).resolve().with_name("inference_peers.py")
 OURS = (("torch", "bf16"), ("torch", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "int8"))
 FULL = "6x384"

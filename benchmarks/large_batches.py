@@ -27,7 +27,7 @@ from typing import Any
 from machine import facts
 from training import trainer_arguments, triplets
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 PEER = "CachedMultipleNegativesRankingLoss"
 PARTS = ("memory", "fp32", "bf16")
 SMALL, LARGE, MAX_LENGTH = 64, 1024, 128

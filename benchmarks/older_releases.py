@@ -27,7 +27,7 @@ from matryoshka2d.export.check import TEXTS, agreement
 from matryoshka2d.export.exporter import Export, export_model
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 MODEL_SIZE, TINY_SIZE = "3x128", "2x16"
 
 ENVIRONMENTS: dict[str, list[str]] = {

@@ -44,7 +44,7 @@ from matryoshka2d.planning import Budget, Plan
 from matryoshka2d.planning.budget import LATENCY, THROUGHPUT, Row, constraints_of
 from matryoshka2d.planning.choose import obeys
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 BUDGETS = 20
 TOLERANCE = 0.15
 TEXTS = 512

@@ -23,7 +23,7 @@ import numpy as np
 
 from machine import facts
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 LAYERS = 4
 PLAIN, PRETRAINED = "fine-tuned", "pretrained, fine-tuned"
 
@@ -138,9 +138,8 @@ def measure(arguments: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the scores of the trained sizes, their mean and the grid's, with the intervals of the lead."""
-    from matryoshka2d_reproduction.over_seeds import seed_interval
-
     from matryoshka2d.losses.strategies.starbucks import default_pairs
+    from matryoshka2d_reproduction.comparisons import seed_interval
 
     width = max(int(size.partition("x")[2]) for size in rows[0]["scores"])
     diagonal = [str(size) for size in default_pairs(LAYERS, width)]

@@ -19,7 +19,7 @@ from pathlib import Path
 from large_batches import memory
 from machine import facts
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 BATCH, BUFFER, ROWS_A_SHARD, SEED = 64, 10_000, 100_000, 0
 SHARDS = (1, 10, 40)
 

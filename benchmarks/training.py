@@ -24,7 +24,7 @@ from typing import Any
 
 from machine import facts
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 PEER = "sentence-transformers Matryoshka2dLoss"
 STRATEGIES = ("full", "mrl", "2dmse", "ese", "starbucks", "matryoshka2d", "all-sizes", "all-sizes + heads")
 BATCH, WARM_UP, MAX_LENGTH = 64, 3, 128

@@ -27,7 +27,7 @@ from matryoshka2d.losses.columns import table_of
 from matryoshka2d.losses.elastic_loss import ElasticLoss
 from training import BATCH, triplets
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+RESULTS = Path(__file__).resolve().parent / "results"
 VOCABULARIES = (30_522, 250_002)
 MINI_BATCHES = (None, 1024)
 

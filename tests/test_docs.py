@@ -23,7 +23,6 @@ PAGES = [
     "docs/fit.md",
     "docs/train.md",
     "docs/rotate.md",
-    "docs/pretrain.md",
     "docs/scale.md",
     "docs/decoders.md",
     "docs/evaluate.md",
@@ -32,10 +31,7 @@ PAGES = [
     "docs/inference.md",
     "docs/export.md",
     "docs/serve.md",
-    "docs/reproduce.md",
 ]
-# The file that a page says its YAML is saved as.
-FILES = {"docs/reproduce.md": "plan.yaml"}
 BLOCK = re.compile(r"```(bash|python|yaml)\n(.*?)```", re.DOTALL)
 
 
@@ -65,14 +61,12 @@ def workplace(
 ) -> Path:
     """Return an empty folder with the files that the docs speak of, where `default` is the tiny model."""
     monkeypatch.chdir(tmp_path)
-    experiments = [f"matryoshka2d_reproduction.{room}" for room in ("workshop", "expected", "pruning")]
     runs = (
         "matryoshka2d.training.finetuning",
         "matryoshka2d.training.fitting",
         "matryoshka2d.training.rotation",
-        "matryoshka2d_reproduction.pretraining.run",
     )
-    for home in ("matryoshka2d.encoder.default_model", *runs, *experiments):
+    for home in ("matryoshka2d.encoder.default_model", *runs):
         monkeypatch.setattr(
             f"{home}.resolve_model", lambda name: small_default if name == "default" else name
         )
@@ -136,7 +130,7 @@ def test_every_command_and_example_runs_in_order(
     ran = 0
     for language, text in blocks(page):
         if language == "yaml":
-            (workplace / FILES.get(page, "train.yaml")).write_text(text, encoding="utf-8")
+            (workplace / "train.yaml").write_text(text, encoding="utf-8")
         elif language == "python":
             exec(compile(text, page, "exec"), {"__name__": page})
             ran += 1

@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.conftest import Outcome as CommandOutcome
+from tests.cli.conftest import Run, model, no_model_is_loaded, refused, sandbox, texts  # noqa: F401
+from tests.conftest import (  # noqa: F401 - fixtures and hooks
+    _own_cache,
+    _quiet,
+    minilm,
+    pytest_collection_finish,
+    pytest_collection_modifyitems,
+    sts_folder,
+)
+
+from matryoshka2d_reproduction.__main__ import main
 from matryoshka2d_reproduction.dry_run import small
-from matryoshka2d_reproduction.plan import Plan
-from matryoshka2d_reproduction.plan_reading import plan_of
-from matryoshka2d_reproduction.request import Request
-from matryoshka2d_reproduction.running import Outcome, reproduce
+from matryoshka2d_reproduction.plan import Plan, plan_of
+from matryoshka2d_reproduction.runner import Outcome, reproduce
+from matryoshka2d_reproduction.runs import Request
 
 CONTENT: dict[str, Any] = {
     "title": "A toy plan",
@@ -64,21 +75,36 @@ def request_of(root: Path, **changes: Any) -> Request:
         for name, method in kept.methods.items()
     }
     kept = dataclasses.replace(kept, methods=methods)
-    return Request(kept, str(root / "data"), root / "results" / "toy", root / "runs", "plans/toy.yaml")
+    return Request(kept, str(root / "data"), root / "results" / "toy", root / "cache", "plans/toy.yaml")
 
 
 @dataclasses.dataclass(frozen=True)
 class Ran:
-    """A request that has run, what it did, and what it said."""
+    """A request that has run, what it did, and what it logged."""
 
     request: Request
     outcome: Outcome
-    said: list[str]
+    lines: list[str]
 
 
 @pytest.fixture(scope="session")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """Run the toy plan once."""
     request = request_of(tmp_path_factory.mktemp("toy"))
-    said: list[str] = []
-    return Ran(request, reproduce(request, said.append), said)
+    lines: list[str] = []
+    return Ran(request, reproduce(request, lines.append), lines)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command as a shell would, without a new process."""
+
+    def call(*arguments: object) -> CommandOutcome:
+        capfd.readouterr()
+        monkeypatch.setattr("sys.argv", ["matryoshka2d-reproduce", *map(str, arguments)])
+        with pytest.raises(SystemExit) as raised:
+            main()
+        out, err = capfd.readouterr()
+        return CommandOutcome(int(raised.value.code or 0), out, err)
+
+    return call

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matryoshka2d_reproduction.dev_sets import (
+
+from matryoshka2d import UserError, read_sts
+from matryoshka2d.evaluation import StsSet
+from matryoshka2d_reproduction.measuring import (
     folded,
     pairs_of,
     read_dev_captions,
     read_dev_sts,
     without_pairs,
 )
-
-from matryoshka2d import UserError, read_sts
-from matryoshka2d.evaluation import StsSet
 
 
 def sts_file(folder: Path, name: str, rows: list[tuple[str, str, str]]) -> None:

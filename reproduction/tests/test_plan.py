@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matryoshka2d_reproduction.plan_reading import plan_of, read_plan
-from matryoshka2d_reproduction.units import Unit, layers, needed, selected, trials_of, units_of
 
 from matryoshka2d import Size, UserError
+from matryoshka2d_reproduction.plan import plan_of, read_plan
+from matryoshka2d_reproduction.runs import layers, needed, runs_of, selected, trials_of
 
-PLANS = Path(__file__).parents[2] / "plans"
+PLANS = Path(__file__).parents[1] / "plans"
 CONTENT: dict[str, Any] = {
     "sizes": "1-2x8,16",
     "seeds": [0, 1],
@@ -84,21 +84,16 @@ def test_a_default_names_no_model_for_what_is_not_trained() -> None:
     assert toy.references(toy.methods["taught"]) == ("plain",)
 
 
-def test_units_are_seeds_by_sizes_and_what_is_untrained_is_measured_once() -> None:
+def test_runs_are_seeds_by_sizes_and_what_is_untrained_is_measured_once() -> None:
     toy = plan()
     chosen = {("separate", "tiny", "nli", "2x16"): {"learning_rate": 3e-4}}
-    got = units_of(toy, toy.methods["separate"], chosen)
-    assert [(str(unit.size), unit.seed) for unit in got] == [("1x8", 0), ("2x16", 0), ("1x8", 1), ("2x16", 1)]
-    assert [dict(unit.options) for unit in got[:2]] == [{}, {"learning_rate": 3e-4}]
-    assert [unit.seed for unit in units_of(toy, toy.methods["plain"], {}, [1])] == [1]
-    (untouched,) = units_of(toy, toy.methods["untouched"], {})
-    assert (untouched.data, untouched.file) == ("", "tiny/untouched-0.json")
+    got = runs_of(toy, toy.methods["separate"], chosen)
+    assert [(str(run.size), run.seed) for run in got] == [("1x8", 0), ("2x16", 0), ("1x8", 1), ("2x16", 1)]
+    assert [dict(run.options) for run in got[:2]] == [{}, {"learning_rate": 3e-4}]
+    assert [run.seed for run in runs_of(toy, toy.methods["plain"], {}, [1])] == [1]
+    (untouched,) = runs_of(toy, toy.methods["untouched"], {})
+    assert untouched.which == ("untouched", "tiny", "", 0, "")
     assert len(trials_of(toy, toy.methods["separate"])) == 4
-
-
-def test_the_file_of_a_result_has_no_spaces() -> None:
-    unit = Unit("pca of plain", "tiny", "nli", 2, Size(1, 8))
-    assert unit.file == "tiny/nli/pca-of-plain-1x8-2.json"
 
 
 @pytest.mark.parametrize("file", sorted(PLANS.glob("*.yaml")), ids=lambda file: file.stem)
@@ -149,7 +144,7 @@ def test_the_plans_of_the_repository_are_whole(file: Path) -> None:
             lambda: plan(claims=[{"text": "t", "method": "plain", "other": "pca", "verdict": "best"}]),
             "no verdict is called 'best'",
         ),
-        (lambda: plan(backbones={"b": {"distil": {"data": "nli"}}}), "distilled but not pruned"),
+        (lambda: plan(backbones={"b": {"distill": {"data": "nli"}}}), "distilled but not pruned"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_file(make: Any, said: str) -> None:

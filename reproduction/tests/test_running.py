@@ -9,36 +9,60 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
-from matryoshka2d_reproduction.choices import note_trial, read_choices
-from matryoshka2d_reproduction.plan_reading import plan_of
-from matryoshka2d_reproduction.request import Request
+from pyarrow import parquet
+from reproduction.tests.conftest import CONTENT, Ran, request_of
+
+from matryoshka2d import ElasticEncoder, Size, UserError
+from matryoshka2d.evaluation import read_sts, sts_grid
+from matryoshka2d_reproduction.models import ModelStore
+from matryoshka2d_reproduction.plan import plan_of
 from matryoshka2d_reproduction.results import (
     CHOICE_FILE,
+    PUBLISHED_RESAMPLES,
+    Result,
+    Results,
     read_json,
-    read_results,
     read_scores,
     scores_file,
     write_json,
 )
-from matryoshka2d_reproduction.running import reproduce
-from matryoshka2d_reproduction.units import Unit
-from matryoshka2d_reproduction.workshop import Workshop
-from reproduction.tests.conftest import CONTENT, Ran, request_of
-
-from matryoshka2d import Size, UserError
-from matryoshka2d.encoder.elastic import ElasticEncoder
-from matryoshka2d.evaluation import read_sts, sts_grid
+from matryoshka2d_reproduction.runner import note_trial, read_choices, reproduce
+from matryoshka2d_reproduction.runs import Request, Run
 
 
 def copied(ran: Ran, folder: Path, **changes: Any) -> Request:
     """Return the request of the plan that ran, on a copy of what it left behind."""
     root = ran.request.results.parents[1]
-    for name in ("results", "runs"):
+    for name in ("results", "cache"):
         shutil.copytree(root / name, folder / name)
     return dataclasses.replace(
-        ran.request, results=folder / "results" / "toy", runs=folder / "runs", **changes
+        ran.request, results=folder / "results" / "toy", cache=folder / "cache", **changes
     )
+
+
+def results_in(folder: Path) -> list[Result]:
+    return Results(folder).read()
+
+
+def published(folder: Path) -> dict[str, bytes]:
+    """Return every file of a plan's results with its content."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.startswith(".")}
+
+
+def tasks_of(results: list[Result], *methods: str) -> dict[Any, Any]:
+    return {one.which: one.grids for one in results if one.method in methods}
+
+
+def without(folder: Path, method: str, seed: int) -> None:
+    """Lose one result of a plan, as if it had not run."""
+    file = folder / "runs.parquet"
+    table = parquet.read_table(file)
+    lost = [
+        (row["method"], row["seed"]) == (method, seed) for row in table.select(["method", "seed"]).to_pylist()
+    ]
+    parquet.write_table(table.filter(pyarrow.array([not one for one in lost])), file)
 
 
 def with_method(request: Request, name: str, **row: Any) -> Request:
@@ -50,7 +74,7 @@ def with_method(request: Request, name: str, **row: Any) -> Request:
 
 class TestWhatRan:
     def test_every_method_ran_with_its_seeds_and_what_is_untrained_once(self, ran: Ran) -> None:
-        runs = [(r.method, r.seed, r.size) for r in read_results(ran.request.results)]
+        runs = [(r.method, r.seed, r.size) for r in results_in(ran.request.results)]
         expected = [("untouched", 0, ""), ("both", 0, "")]
         expected += [
             (m, s, "")
@@ -60,21 +84,18 @@ class TestWhatRan:
         expected += [("separate", s, size) for s in (0, 1) for size in ("1x8", "2x16")]
         assert sorted(runs) == sorted(expected)
         assert len(ran.outcome.done) == len(expected)
-        assert not ran.outcome.left
 
-    def test_the_expected_hours_are_said_first(self, ran: Ran) -> None:
-        assert ran.said[0].startswith(
-            "toy: 22 runs and 4 trials on dev to do, 0 runs are there already; about"
-        )
-        assert "hours expected" in ran.said[0]
+    def test_the_number_of_runs_is_logged_first(self, ran: Ran) -> None:
+        assert ran.lines[0] == "toy: 22 runs and 4 trials on dev to do, 0 runs are there already"
 
     def test_a_result_holds_what_made_it_and_no_path_of_this_machine(self, ran: Ran) -> None:
         root = str(ran.request.results.parents[1])
-        for file in ran.request.results.rglob("*.json"):
-            assert root not in file.read_text(encoding="utf-8").replace(f"{root}/models", ""), file
-        (ours,) = (r for r in read_results(ran.request.results) if r.method == "ours" and r.seed == 1)
+        for result in results_in(ran.request.results):
+            assert root not in json.dumps(result.facts).replace(f"{root}/models", ""), result.which
+        assert root not in (ran.request.results / CHOICE_FILE).read_text(encoding="utf-8")
+        (ours,) = (r for r in results_in(ran.request.results) if r.method == "ours" and r.seed == 1)
         assert ours.facts["command"] == (
-            "matryoshka2d reproduce plans/toy.yaml --data DATA --only ours --seeds 1"
+            "matryoshka2d-reproduce run plans/toy.yaml --data DATA --only ours --seeds 1"
         )
         assert ours.facts["options"]["files"] == ["toy.jsonl"]
         assert ours.facts["options"]["learning_rate"] == 1e-2
@@ -86,14 +107,14 @@ class TestWhatRan:
     def test_the_kept_scores_give_the_grid(self, ran: Ran) -> None:
         from matryoshka2d.evaluation.cosine import spearman
 
-        for result in read_results(ran.request.results):
-            cosines, gold = read_scores(scores_file(ran.request.runs, result.key), "sts")
+        for result in results_in(ran.request.results):
+            cosines, gold = read_scores(scores_file(ran.request.cache, result.key), "sts")
             grid = result.grids["sts"]
             for name, values in cosines.items():
                 assert values.shape == (len(gold[name]), len(grid.sizes))
                 again = 100 * spearman(values.astype(np.float64), gold[name])
                 np.testing.assert_allclose(again, grid.scores[name], atol=0.3)
-            queries, nothing = read_scores(scores_file(ran.request.runs, result.key), "beir")
+            queries, nothing = read_scores(scores_file(ran.request.cache, result.key), "beir")
             np.testing.assert_allclose(
                 100 * queries["beir"].mean(axis=0), result.grids["beir"].scores["beir"], atol=1e-3
             )
@@ -103,12 +124,12 @@ class TestWhatRan:
         encoder = ElasticEncoder(ran.request.plan.backbones["tiny"].model, device="cpu")
         sets = read_sts(Path(ran.request.data_folder) / "sts")
         expected = sts_grid(encoder, sets, sizes=ran.request.plan.sizes)
-        (result,) = (r for r in read_results(ran.request.results) if r.method == "untouched")
+        (result,) = (r for r in results_in(ran.request.results) if r.method == "untouched")
         for name in expected.sets:
             np.testing.assert_allclose(result.grids["sts"].scores[name], expected.scores[name], atol=1e-3)
 
     def test_a_cut_leaves_the_full_width_as_it_is(self, ran: Ran) -> None:
-        by_name = {(r.method, r.seed): r.grids["sts"] for r in read_results(ran.request.results)}
+        by_name = {(r.method, r.seed): r.grids["sts"] for r in results_in(ran.request.results)}
         for cut, source in (("pca", "plain"), ("random", "untouched")):
             for size in ("1x16", "2x16"):
                 got = by_name[cut, 0].mean(size)
@@ -116,10 +137,10 @@ class TestWhatRan:
             assert by_name[cut, 0].mean("1x8") != pytest.approx(by_name[source, 0].mean("1x8"), abs=0.5)
 
     def test_only_models_that_others_need_are_kept(self, ran: Ran) -> None:
-        shop = Workshop(ran.request.plan, ran.request.data_folder, ran.request.runs)
-        kept = {folder.name for folder in (ran.request.runs / "models").iterdir() if folder.is_dir()}
+        store = ModelStore(ran.request.plan, ran.request.data_folder, ran.request.cache)
+        kept = {folder.name for folder in (ran.request.cache / "models").iterdir() if folder.is_dir()}
         assert kept == {
-            shop.key(Unit(name, "tiny", "toy", seed)) for name in ("plain", "ours") for seed in (0, 1)
+            store.key(Run(name, "tiny", "toy", seed)) for name in ("plain", "ours") for seed in (0, 1)
         }
 
 
@@ -130,8 +151,8 @@ class TestDev:
             (size, {"learning_rate": rate}) for size in ("1x8", "2x16") for rate in (1e-4, 1e-2)
         ]
         assert set(trials[0]["scores"]) == {"stsb-dev", "sickr-dev", "captions-dev"}
-        for file in ran.request.results.rglob("*.json"):
-            assert file.name == CHOICE_FILE or "-dev" not in file.read_text(encoding="utf-8")
+        for result in results_in(ran.request.results):
+            assert not any("-dev" in name for grid in result.grids.values() for name in grid.sets)
 
     def test_a_trial_on_another_number_of_rows_does_not_count(self, ran: Ran, tmp_path: Path) -> None:
         request = copied(ran, tmp_path)
@@ -165,7 +186,7 @@ class TestDev:
             best = max((t for t in trials if t["size"] == size), key=lambda t: t["score"])
             used = {
                 r.facts["options"]["learning_rate"]
-                for r in read_results(ran.request.results)
+                for r in results_in(ran.request.results)
                 if (r.method, r.size) == ("separate", size)
             }
             assert used == {best["options"]["learning_rate"]}
@@ -174,11 +195,11 @@ class TestDev:
 class TestAgain:
     def test_nothing_runs_twice(self, ran: Ran, tmp_path: Path) -> None:
         request = copied(ran, tmp_path)
-        before = {file: file.read_bytes() for file in request.results.rglob("*.json")}
+        before = published(request.results)
         outcome = reproduce(request, lambda _: None)
         assert outcome.done == []
         assert len(outcome.found) == 22
-        assert {file: file.read_bytes() for file in request.results.rglob("*.json")} == before
+        assert published(request.results) == before
 
     def test_a_changed_option_is_a_new_run_of_that_method_and_of_what_needs_it(
         self, ran: Ran, tmp_path: Path
@@ -203,7 +224,7 @@ class TestAgain:
         outcome = reproduce(dataclasses.replace(request, plan=plan), lambda _: None)
         assert [name.split()[0] for name in outcome.done] == ["plain"]
         before, after = (
-            next(r for r in read_results(folder) if (r.method, r.seed) == ("plain", 0))
+            next(r for r in results_in(folder) if (r.method, r.seed) == ("plain", 0))
             for folder in (ran.request.results, request.results)
         )
         assert after.key != before.key
@@ -219,17 +240,26 @@ class TestAgain:
 
     def test_published_results_are_there_without_models_and_scores(self, ran: Ran, tmp_path: Path) -> None:
         request = copied(ran, tmp_path)
-        shutil.rmtree(request.runs)
+        shutil.rmtree(request.cache)
         assert reproduce(request, lambda _: None).done == []
 
     def test_a_lost_result_is_run_again_and_is_the_same(self, ran: Ran, tmp_path: Path) -> None:
         request = copied(ran, tmp_path)
-        file = request.results / "tiny/toy/ours-1.json"
-        before = json.loads(file.read_text())
-        file.unlink()
+        before = tasks_of(results_in(request.results), "ours")
+        without(request.results, "ours", 1)
         outcome = reproduce(request, lambda _: None)
-        assert [name.split()[0] for name in outcome.done] == ["ours"]
-        assert json.loads(file.read_text())["tasks"] == before["tasks"]
+        assert outcome.done == ["ours seed 1 tiny toy"]
+        assert tasks_of(results_in(request.results), "ours") == before
+
+    def test_results_keep_the_first_resamples_of_each_run(self, ran: Ran) -> None:
+        result = next(one for one in results_in(ran.request.results) if one.method == "ours")
+        for task, grid in result.grids.items():
+            kept = Results(ran.request.results).resampled(result.key, task)
+            drawn = np.load(ran.request.cache / "resampled" / f"{result.key}-{task}.npz")
+            assert kept.deviations.shape == (PUBLISHED_RESAMPLES, len(grid.sizes))
+            np.testing.assert_array_equal(kept.score, drawn["score"])
+            expected = drawn["deviations"][:PUBLISHED_RESAMPLES].astype(float)
+            np.testing.assert_allclose(kept.deviations, expected, atol=0.005 + 1e-6)
 
     def test_a_stopped_plan_goes_on_where_it_was(self, tmp_path: Path) -> None:
         request = request_of(tmp_path, seeds=[0])
@@ -244,19 +274,9 @@ class TestAgain:
         with pytest.raises(KeyboardInterrupt):
             reproduce(only, stop_after_four)
         assert not list(tmp_path.rglob("*.tmp-*"))
-        done = len(read_results(request.results))
+        done = len(results_in(request.results))
         outcome = reproduce(only, lambda _: None)
         assert (len(outcome.found), len(outcome.done)) == (done, 4 - done)
-
-    def test_no_hours_no_runs_and_what_is_left_is_said(self, ran: Ran, tmp_path: Path) -> None:
-        request = copied(ran, tmp_path, hours=0.0)
-        shutil.rmtree(request.results)
-        said: list[str] = []
-        outcome = reproduce(request, said.append)
-        assert outcome.done == []
-        assert "separate: not chosen on dev yet" in outcome.left
-        assert len(outcome.left) == 19
-        assert "bounded by 0 hours" in said[0]
 
     def test_what_a_method_needs_is_trained_though_not_asked_for(self, tmp_path: Path) -> None:
         request = dataclasses.replace(request_of(tmp_path, seeds=[0]), only=("taught",))
@@ -266,13 +286,12 @@ class TestAgain:
     @pytest.mark.slow
     def test_two_at_a_time_give_the_same_figures(self, ran: Ran, tmp_path: Path) -> None:
         request = copied(ran, tmp_path, jobs=2, only=("plain", "theirs"))
-        before = {file: json.loads(file.read_text())["tasks"] for file in request.results.rglob("*-1.json")}
+        before = tasks_of(results_in(request.results), "plain", "theirs")
         shutil.rmtree(request.results)
-        shutil.rmtree(request.runs)
+        shutil.rmtree(request.cache)
         outcome = reproduce(request, lambda _: None)
         assert len(outcome.done) == 4
-        for file in request.results.rglob("*-1.json"):
-            assert json.loads(file.read_text())["tasks"] == before[file]
+        assert tasks_of(results_in(request.results), "plain", "theirs") == before
 
 
 class TestMistakes:
@@ -294,15 +313,16 @@ class TestMistakes:
 
     def test_a_damaged_result(self, ran: Ran, tmp_path: Path) -> None:
         request = copied(ran, tmp_path)
-        (request.results / "tiny" / "untouched-0.json").write_text("{}")
-        with pytest.raises(UserError, match="is not a result of `reproduce`"):
-            reproduce(request, lambda _: None)
+        for name in ("runs.parquet", "scores.parquet"):
+            (request.results / name).write_text("{}")
+            with pytest.raises(UserError, match=f"{name} is damaged: delete it and run again"):
+                results_in(request.results)
+            shutil.copy(ran.request.results / name, request.results / name)
 
 
 def test_dry_runs_make_up_every_form_of_data(tmp_path: Path) -> None:
-    from matryoshka2d_reproduction.dry_run import small
-
     from matryoshka2d.data import read_rows
+    from matryoshka2d_reproduction.dry_run import small
 
     content = {**CONTENT, "data": {}}
     for form in ("triplets", "pairs", "scored", "texts"):

@@ -1,1 +1,1 @@
-"""Experiments: plans of methods, seeds, backbones and data, run once each and compared with intervals."""
+"""The experiments behind the results of matryoshka2d: plans, runs, comparisons and reports."""

@@ -1,29 +1,40 @@
-"""Comparisons: what the results of a plan say, with intervals, as JSON values that a report reads."""
+"""Comparisons: what the results of a plan say, with intervals, as JSON values that a report reads.
+
+An interval is computed once and then kept in ``intervals.parquet``, under a key of the runs it is of and of
+what it asks: from a thousand resamples where the score of every pair is at hand, else from those that are
+published. One of more resamples is never replaced by one of fewer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy import stats
 
-from matryoshka2d.errors import UserError
-from matryoshka2d.evaluation import Grid
-from matryoshka2d.evaluation.bootstrap import (
-    MARGIN,
-    Intervals,
-    Replicates,
-    compare,
-    score_intervals,
-    share_of,
-)
-from matryoshka2d.size import Size, parse_sizes
-from matryoshka2d_reproduction.over_seeds import seed_spread, seed_tests
+from matryoshka2d import Grid, Size, UserError
+from matryoshka2d.evaluation import LEVEL, MARGIN, Intervals, Replicates, compare, score_intervals, share_of
+from matryoshka2d.size import parse_sizes
+from matryoshka2d_reproduction.keys import key_of
+from matryoshka2d_reproduction.measuring import RESAMPLES, resampled_scores
 from matryoshka2d_reproduction.plan import KEEPS
-from matryoshka2d_reproduction.replicates import RESAMPLES, has_replicates, joined, replicates_of_run
-from matryoshka2d_reproduction.results import Result
+from matryoshka2d_reproduction.results import (
+    INTERVALS_FILE,
+    PUBLISHED_RESAMPLES,
+    Result,
+    Results,
+    read_table,
+    scores_file,
+    write_table,
+)
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Runs:
+class MethodRuns:
     """All runs of one method at one place.
 
     Parameters
@@ -74,6 +85,11 @@ class Runs:
         }
         return Grid(first.sizes, scores, first.metric, first.cut, self.method)
 
+    def scores(self, sizes: Sequence[Size] | None = None) -> Floats:
+        """Return float64 [seeds, sizes]: means over the sets, at some sizes or at all."""
+        tables = [grid.values() for grid in self.grids]
+        return np.array([[table[size] for size in sizes or self.sizes] for table in tables])
+
     def total(self, name: str) -> float:
         """Return the mean over seeds of a cost, summed over the models of a seed."""
         spent = [sum(float(r.facts.get("cost", {}).get(name, 0.0)) for r in part) for part in self.parts]
@@ -103,7 +119,7 @@ def _data_sets(results: Sequence[Result]) -> list[tuple[str, ...]]:
     return [(name,) for name in names]
 
 
-def runs_at(results: Iterable[Result], place: Place) -> dict[str, Runs]:
+def runs_at(results: Iterable[Result], place: Place) -> dict[str, MethodRuns]:
     """Return method → its runs at a place; seeds that lack a size that others have are left out."""
     by_method: dict[str, dict[int, list[Result]]] = {}
     for result in results:
@@ -113,14 +129,14 @@ def runs_at(results: Iterable[Result], place: Place) -> dict[str, Runs]:
     return {method: _runs(method, by_seed, place.task) for method, by_seed in by_method.items()}
 
 
-def _runs(method: str, by_seed: Mapping[int, list[Result]], task: str) -> Runs:
+def _runs(method: str, by_seed: Mapping[int, list[Result]], task: str) -> MethodRuns:
     parts = {
         seed: tuple(sorted(results, key=lambda r: r.grids[task].sizes)) for seed, results in by_seed.items()
     }
     sizes = {seed: [size for r in part for size in r.grids[task].sizes] for seed, part in parts.items()}
     most = max(map(len, sizes.values()))
     whole = sorted(seed for seed, own in sizes.items() if len(own) == most)
-    return Runs(
+    return MethodRuns(
         method,
         tuple(whole),
         tuple(sizes[whole[0]]),
@@ -136,49 +152,174 @@ def _joined(part: Sequence[Result], task: str, method: str) -> Grid:
     return Grid(sizes, scores, grids[0].metric, grids[0].cut, method)
 
 
-# --- resampling ----------------------------------------------------------------------------------------
+# --- intervals -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Bootstrap:
-    """Where replicates come from.
+class Question:
+    """What an interval is of: the scores of a method, its lead over another, or its share of another's.
 
     Parameters
     ----------
-    folder
-        The results of the plan: see `matryoshka2d_reproduction.replicates`.
-    cache
-        Where `reproduce` keeps the score of every pair.
-    resamples
-        As in `bootstrap_spearman`.
+    kind
+        ``score``, ``lead`` or ``share``: percent of the full size of the other.
+    task
+        Which task is asked about.
+    method, other
+        Whose runs; no other for scores.
+    sizes
+        At which sizes of the method.
     """
 
-    folder: str | Path
-    cache: str | Path
+    kind: str
+    task: str
+    method: MethodRuns
+    other: MethodRuns | None
+    sizes: tuple[Size, ...]
+
+    @property
+    def key(self) -> str:
+        """The key of everything that the answer depends on, but for the number of resamples."""
+        runs = [one and [[r.key for r in part] for part in one.parts] for one in (self.method, self.other)]
+        seeds = [one and list(one.seeds) for one in (self.method, self.other)]
+        return key_of("interval", self.kind, self.task, runs, seeds, list(map(str, self.sizes)))
+
+    def answer(self, replicates: Callable[[MethodRuns, str], Replicates]) -> tuple[Intervals, int]:
+        """Compute the intervals, and say from how many resamples."""
+        own = replicates(self.method, self.task)
+        left = own.take([self.method.sizes.index(size) for size in self.sizes])
+        if self.other is None:
+            return score_intervals(left), _resamples(left)
+        right = replicates(self.other, self.task)
+        count = min(_resamples(left), _resamples(right))
+        left, right = _first(left, count), _first(right, count)
+        if self.kind == "share":
+            return share_of(left, right.take([len(self.other.sizes) - 1])), count
+        right = right.take([self.other.sizes.index(size) for size in self.sizes])
+        return compare(left, right, paired_seeds=self.method.seeds == self.other.seeds), count
+
+
+def _resamples(replicates: Replicates) -> int:
+    return len(next(iter(replicates.draws.values())))
+
+
+def _first(replicates: Replicates, count: int) -> Replicates:
+    return Replicates(replicates.scores, {name: draws[:count] for name, draws in replicates.draws.items()})
+
+
+@dataclass
+class IntervalBook:
+    """The intervals of a plan's results: those that are kept, and new ones as they are asked for.
+
+    Parameters
+    ----------
+    results
+        The results of the plan.
+    cache
+        Where the runs of a plan leave the score of every pair.
+    resamples
+        How often the pairs are drawn for a new interval, where the scores are there.
+    """
+
+    results: Results
+    cache: str | Path = "cache"
     resamples: int = RESAMPLES
+    asked: dict[str, tuple[Question, Intervals, int]] = field(default_factory=dict)
 
-    def has(self, runs: Runs) -> bool:
-        """Return whether the replicates of a method's runs are there, or can be made."""
-        return all(
-            has_replicates(r, self.folder, self.cache, self.resamples) for part in runs.parts for r in part
-        )
+    def __post_init__(self) -> None:
+        self._kept = _read_intervals(self.results.folder / INTERVALS_FILE)
 
-    def of(self, runs: Runs, task: str) -> Replicates:
+    def __call__(self, question: Question) -> Intervals:
+        """Return the intervals of a question."""
+        key = question.key
+        if key not in self.asked:
+            found, count = self._kept.get(key, (None, 0))
+            if found is None or count < self._available(question):
+                found, count = question.answer(self._replicates)
+            self.asked[key] = question, found, count
+        return self.asked[key][1]
+
+    def fewest_resamples(self) -> int:
+        """Return the smallest number of resamples that an interval was computed from."""
+        return min((count for *_, count in self.asked.values()), default=self.resamples)
+
+    def save(self) -> None:
+        """Keep the intervals that were asked for."""
+        rows = [row for key, asked in self.asked.items() for row in _interval_rows(key, *asked)]
+        write_table(self.results.folder / INTERVALS_FILE, pa.Table.from_pylist(rows, _INTERVALS))
+
+    def _available(self, question: Question) -> int:
+        """Return from how many resamples a question could be answered now."""
+        runs = [r for one in (question.method, question.other) if one for part in one.parts for r in part]
+        if all(scores_file(self.cache, run.key).is_file() for run in runs):
+            return self.resamples
+        return min(self.resamples, PUBLISHED_RESAMPLES)
+
+    def _replicates(self, runs: MethodRuns, task: str) -> Replicates:
         """Return the replicates of a method: seeds x sizes, means over the sets of a task."""
-        return joined(
-            [replicates_of_run(r, task, self.folder, self.cache, self.resamples) for r in part]
-            for part in runs.parts
-        )
+        scores, draws = [], []
+        for part in runs.parts:
+            found = [resampled_scores(r.key, task, self.results, self.cache, self.resamples) for r in part]
+            count = min(len(one.deviations) for one in found)
+            scores.append(np.concatenate([one.score for one in found]))
+            draws.append(np.concatenate([one.score + one.deviations[:count] for one in found], axis=1))
+        count = min(map(len, draws))
+        stacked = np.stack([one[:count] for one in draws], axis=1)
+        return Replicates({_MEAN: np.array(scores)}, {_MEAN: stacked})
+
+
+_MEAN = "mean of sets"
+
+_FIGURES = ("estimate", "low", "high", "lower", "upper")
+
+_INTERVALS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("key", "kind", "task", "method", "other", "size")),
+        *((name, pa.float64()) for name in _FIGURES),
+        ("seeds", pa.list_(pa.int64())),
+        ("resamples", pa.int64()),
+    ]
+)
+"""A row for each size of a question; that of the mean over sizes has no size and no simultaneous interval."""
+
+
+def _interval_rows(key: str, question: Question, found: Intervals, resamples: int) -> list[dict[str, Any]]:
+    values = found.to_dict(question.sizes)
+    about = {
+        "key": key,
+        "kind": question.kind,
+        "task": question.task,
+        "method": question.method.method,
+        "other": question.other.method if question.other else "",
+        "seeds": values["seeds"],
+        "resamples": resamples,
+    }
+    cells = {"": values["mean over sizes"], **values["sizes"]}
+    return [{**about, "size": size, **dict(zip(_FIGURES, row, strict=False))} for size, row in cells.items()]
+
+
+def _read_intervals(path: Path) -> dict[str, tuple[Intervals, int]]:
+    by_key: dict[str, list[dict[str, Any]]] = {}
+    if path.is_file():
+        for row in read_table(path).to_pylist():
+            by_key.setdefault(row["key"], []).append(row)
+    found = {}
+    for key, (mean, *cells) in by_key.items():
+        columns = {name: np.array([cell[name] for cell in cells]) for name in _FIGURES}
+        own = (mean["estimate"], mean["low"], mean["high"])
+        found[key] = Intervals(**columns, mean=own, seeds=tuple(mean["seeds"])), int(mean["resamples"])
+    return found
 
 
 # --- what a report reads -------------------------------------------------------------------------------
 
 
-def scores_of(runs: Runs, replicates: Replicates | None) -> dict[str, Any]:
+def scores_of(runs: MethodRuns, task: str, book: IntervalBook) -> dict[str, Any]:
     """Return a method's scores with intervals, spread over seeds, steps down and cost, as JSON values."""
     mean = runs.mean_grid()
-    spread = seed_spread(np.array([list(grid.values().values()) for grid in runs.grids]))
-    entry: dict[str, Any] = {
+    spread = seed_spread(runs.scores())
+    return {
+        "method": runs.method,
         "seeds": list(runs.seeds),
         "mean": round(mean.mean_over_sizes(), 4),
         "spread": {
@@ -192,53 +333,40 @@ def scores_of(runs: Runs, replicates: Replicates | None) -> dict[str, Any]:
             "train_peak_memory_mb": round(runs.peak("train_peak_memory_mb")),
             "evaluate_seconds": round(runs.total("evaluate_seconds"), 1),
         },
+        "intervals": book(Question("score", task, runs, None, runs.sizes)).to_dict(runs.sizes),
     }
-    if replicates is not None:
-        entry["intervals"] = score_intervals(replicates).to_dict(runs.sizes)
-    return entry
 
 
-def comparison_of(one: Runs, other: Runs, replicates: tuple[Replicates, Replicates]) -> dict[str, Any]:
+def comparison_of(one: MethodRuns, other: MethodRuns, task: str, book: IntervalBook) -> dict[str, Any]:
     """Return the lead of a method over another at the sizes that both have, as JSON values."""
-    shared = [size for size in one.sizes if size in other.sizes]
+    shared = tuple(size for size in one.sizes if size in other.sizes)
     if not shared:
         raise UserError(f"{one.method} and {other.method} have no size in common")
-    left, right = (
-        values.take([runs.sizes.index(size) for size in shared])
-        for runs, values in zip((one, other), replicates, strict=True)
-    )
     paired = one.seeds == other.seeds
-    lead = compare(left, right, paired_seeds=paired)
+    lead = book(Question("lead", task, one, other, shared))
     return {
         "method": one.method,
         "other": other.method,
         "paired_seeds": paired and len(one.seeds) > 1,
         **lead.to_dict(shared),
         **counts(lead, shared),
-        "tests_over_seeds": _tests(left, right, paired),
+        "tests_over_seeds": _tests(one.scores(shared), other.scores(shared)) if paired else None,
     }
 
 
 def claim_of(
-    claim: Mapping[str, Any], one: Runs, other: Runs, replicates: tuple[Replicates, Replicates]
+    claim: Mapping[str, Any], one: MethodRuns, other: MethodRuns, book: IntervalBook
 ) -> dict[str, Any]:
     """Return whether a claim of the plan holds, and the figures that say so, as JSON values."""
     keeps = KEEPS.fullmatch(str(claim["verdict"]))
     wanted = parse_sizes(claim["sizes"]) if claim["sizes"] else None
     own = [size for size in one.sizes if wanted is None or size in wanted]
-    shared = own if keeps else [size for size in own if size in other.sizes]
+    shared = tuple(own if keeps else [size for size in own if size in other.sizes])
     if not shared:
         raise UserError(f"claim '{claim['text']}': {one.method} and {other.method} lack its sizes")
-    left = replicates[0].take([one.sizes.index(size) for size in shared])
-    paired = one.seeds == other.seeds
-    if keeps:
-        full = replicates[1].take([len(other.sizes) - 1])
-        found = share_of(left, full)
-        holds = bool((found.estimate >= float(keeps[1])).all())
-    else:
-        right = replicates[1].take([other.sizes.index(size) for size in shared])
-        found = compare(left, right, paired_seeds=paired)
-        holds = _holds(str(claim["verdict"]), found)
+    found = book(Question("share" if keeps else "lead", claim["task"], one, other, shared))
+    verdict = str(claim["verdict"])
+    holds = bool((found.estimate >= float(keeps[1])).all()) if keeps else _holds(verdict, found)
     return {**claim, "holds": holds, **found.to_dict(shared)}
 
 
@@ -263,15 +391,12 @@ def counts(lead: Intervals, sizes: Sequence[Size]) -> dict[str, Any]:
     }
 
 
-def _tests(left: Replicates, right: Replicates, paired: bool) -> dict[str, Any] | None:
+def _tests(method: Floats, other: Floats) -> dict[str, Any] | None:
     """Return p-values over seeds of the mean over sizes and, where they can reject, of each size."""
-    if not paired:
-        return None
-    one, other = left.of()[0], right.of()[0]
-    mean = seed_tests(one.mean(axis=1, keepdims=True), other.mean(axis=1, keepdims=True))
+    mean = seed_tests(method.mean(axis=1, keepdims=True), other.mean(axis=1, keepdims=True))
     if mean is None:
         return None
-    each = seed_tests(one, other)
+    each = seed_tests(method, other)
     return {
         "mean over sizes": {name: float(values[0]) for name, values in mean.items()},
         "sizes": None if each is None else {name: values.tolist() for name, values in each.items()},
@@ -282,9 +407,9 @@ def _tests(left: Replicates, right: Replicates, paired: bool) -> dict[str, Any] 
 
 
 def statistics_of(
-    facts: Mapping[str, Any], results: Sequence[Result], bootstrap: Bootstrap
-) -> dict[str, Any]:
-    """Return what a report reads: scores, comparisons and claims with intervals.
+    facts: Mapping[str, Any], results: Sequence[Result], book: IntervalBook
+) -> list[dict[str, Any]]:
+    """Return what a report reads of each place: scores, comparisons and claims with intervals.
 
     Parameters
     ----------
@@ -292,63 +417,172 @@ def statistics_of(
         What `plan.json` holds.
     results
         The results of the plan.
-    bootstrap
-        Where their replicates come from; runs that have none have scores without intervals.
+    book
+        Their intervals.
     """
-    found = []
-    for place in places(results):
-        runs = runs_at(results, place)
-        bench = _Bench(facts, place.task, runs, bootstrap)
-        comparisons = [pair for pair in facts["compare"] if pair[0] in runs and pair[1] in runs]
-        claims = [
-            c for c in facts["claims"] if c["task"] == place.task and {c["method"], c["other"]} <= set(runs)
-        ]
-        found.append(
-            {
-                "place": str(place),
-                "backbone": place.backbone,
-                "data": list(place.data),
-                "task": place.task,
-                "methods": [bench.scores(runs[name]) for name in facts["methods"] if name in runs],
-                "comparisons": [bench.comparison(*pair) for pair in comparisons],
-                "claims": [bench.claim(claim) for claim in claims],
-            }
+    return [_statistics_at(place, facts, runs_at(results, place), book) for place in places(results)]
+
+
+def _statistics_at(
+    place: Place, facts: Mapping[str, Any], runs: Mapping[str, MethodRuns], book: IntervalBook
+) -> dict[str, Any]:
+    task = place.task
+    claims = [c for c in facts["claims"] if c["task"] == task and {c["method"], c["other"]} <= set(runs)]
+    return {
+        "place": str(place),
+        "backbone": place.backbone,
+        "data": list(place.data),
+        "task": task,
+        "methods": [scores_of(runs[name], task, book) for name in facts["methods"] if name in runs],
+        "comparisons": [
+            comparison_of(runs[one], runs[other], task, book)
+            for one, other in facts["compare"]
+            if one in runs and other in runs
+        ],
+        "claims": [
+            claim_of(claim, runs[claim["method"]], runs[claim["other"]], book)
+            if _has_all_sizes(claim, facts, runs)
+            else {**claim, "missing": True}
+            for claim in claims
+        ],
+    }
+
+
+def _has_all_sizes(
+    claim: Mapping[str, Any], facts: Mapping[str, Any], runs: Mapping[str, MethodRuns]
+) -> bool:
+    """Return whether both methods were run at every size of the plan that a claim is about."""
+    pair = [claim["method"], claim["other"]]
+    planned = [parse_sizes(facts["methods"][name]["sizes"] or facts["sizes"]) for name in pair]
+    wanted = set(planned[0]) & set(planned[1])
+    if claim["sizes"]:
+        wanted &= set(parse_sizes(claim["sizes"]))
+    return all(wanted <= set(runs[name].sizes) for name in pair)
+
+
+# --- over seeds alone: reported only where their number can reject anything at all ------------------------
+
+
+def seeds_can_reject(seeds: int, tests: int = 1, level: float = 1 - LEVEL) -> bool:
+    """Return whether a test over so many seeds can reject anything after Holm's correction.
+
+    The smallest p-value of a two-sided Wilcoxon test of n differences is 2 / 2^n. A t test has no such
+    floor, but with fewer seeds its small p-values rest on nothing but an assumed normal distribution.
+
+    Parameters
+    ----------
+    seeds
+        Number of seeds that both methods have.
+    tests
+        How many tests are corrected for: the number of sizes, or 1 for the mean over sizes.
+    level
+        The level of the test.
+
+    Examples
+    --------
+    >>> seeds_can_reject(3), seeds_can_reject(6), seeds_can_reject(6, tests=48)
+    (False, True, False)
+    """
+    return tests * 2.0 ** (1 - seeds) <= level
+
+
+def seed_tests(method: Floats, other: Floats) -> dict[str, Floats] | None:
+    """Return p-values of paired tests over seeds, corrected by Holm, or None if none could reject.
+
+    Parameters
+    ----------
+    method, other
+        Float [seeds, sizes]: scores of the same seeds.
+
+    Returns
+    -------
+    dict or None
+        ``"t"`` and ``"wilcoxon"`` → float64 [sizes]; None with too few seeds: see `seeds_can_reject`.
+
+    Examples
+    --------
+    >>> scores = np.arange(6.0)[:, None]
+    >>> seed_tests(scores + 1 + 0.01 * scores, scores)["wilcoxon"].tolist()
+    [0.03125]
+    >>> seed_tests(scores[:3] + 1, scores[:3])
+    """
+    seeds, sizes = method.shape
+    if method.shape != other.shape:
+        raise UserError(
+            f"scores of shape {method.shape} and {other.shape}: expected the same seeds and sizes"
         )
-    return {"resamples": bootstrap.resamples, "margin": MARGIN, "places": found}
+    if not seeds_can_reject(seeds, sizes):
+        return None
+    differences = method - other
+    tests: dict[str, Callable[[Floats], Any]] = {"t": _paired_t, "wilcoxon": stats.wilcoxon}
+    return {
+        name: holm(np.array([_p_value(test, differences[:, size]) for size in range(sizes)]))
+        for name, test in tests.items()
+    }
 
 
-class _Bench:
-    """Makes the entries of one place; every method is read once."""
+def _paired_t(differences: Floats) -> Any:
+    return stats.ttest_1samp(differences, 0.0)
 
-    def __init__(
-        self, facts: Mapping[str, Any], task: str, runs: Mapping[str, Runs], bootstrap: Bootstrap
-    ) -> None:
-        self.facts = facts
-        self.runs = runs
-        self.replicates = {name: bootstrap.of(own, task) for name, own in runs.items() if bootstrap.has(own)}
 
-    def scores(self, runs: Runs) -> dict[str, Any]:
-        return {"method": runs.method, **scores_of(runs, self.replicates.get(runs.method))}
+def _p_value(test: Callable[[Floats], Any], differences: Floats) -> float:
+    if not np.any(differences):
+        return 1.0
+    with np.errstate(all="ignore"):
+        return float(test(differences).pvalue)
 
-    def comparison(self, method: str, other: str) -> dict[str, Any]:
-        if not {method, other} <= set(self.replicates):
-            return {"method": method, "other": other, "missing": True}
-        return comparison_of(self.runs[method], self.runs[other], self._both(method, other))
 
-    def claim(self, claim: Mapping[str, Any]) -> dict[str, Any]:
-        method, other = claim["method"], claim["other"]
-        if not {method, other} <= set(self.replicates) or not self._has_all_sizes(claim):
-            return {**claim, "missing": True}
-        return claim_of(claim, self.runs[method], self.runs[other], self._both(method, other))
+def holm(p_values: Floats) -> Floats:
+    """Return p-values corrected for their number by Holm's step-down procedure.
 
-    def _has_all_sizes(self, claim: Mapping[str, Any]) -> bool:
-        """Return whether both methods were run at every size of the plan that a claim is about."""
-        pair = [claim["method"], claim["other"]]
-        planned = [parse_sizes(self.facts["methods"][name]["sizes"] or self.facts["sizes"]) for name in pair]
-        wanted = set(planned[0]) & set(planned[1])
-        if claim["sizes"]:
-            wanted &= set(parse_sizes(claim["sizes"]))
-        return all(wanted <= set(self.runs[name].sizes) for name in pair)
+    >>> holm(np.array([0.01, 0.04, 0.03])).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values)
+    steps = p_values[order] * np.arange(len(p_values), 0, -1)
+    corrected = np.empty_like(steps)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected
 
-    def _both(self, method: str, other: str) -> tuple[Replicates, Replicates]:
-        return self.replicates[method], self.replicates[other]
+
+def seed_interval(method: Floats, other: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return the mean lead over seeds of each size, and its 95% interval by a paired t test.
+
+    It says what other seeds would give on the same pairs; for other pairs too, see
+    `matryoshka2d.evaluation.compare`. With few seeds it rests on an assumed normal distribution.
+
+    Parameters
+    ----------
+    method, other
+        Float [seeds, sizes]: scores of the same seeds, two or more.
+
+    Returns
+    -------
+    tuple
+        Lead, low and high: float64 [sizes] each.
+
+    Examples
+    --------
+    >>> scores = np.array([[1.0], [2.0], [3.0]])
+    >>> [round(float(value[0]), 2) for value in seed_interval(scores, 0 * scores)]
+    [2.0, -0.48, 4.48]
+    """
+    if method.shape != other.shape or len(method) < 2:
+        raise UserError(
+            f"scores of shape {method.shape} and {other.shape}: expected the same two or more seeds of both"
+        )
+    low, high = stats.ttest_rel(method, other).confidence_interval(LEVEL)
+    return np.asarray(np.mean(method - other, axis=0)), low, high
+
+
+def seed_spread(scores: Floats) -> Floats:
+    """Return the standard deviation over seeds of each size: float64 [sizes]; nan with a single seed.
+
+    Parameters
+    ----------
+    scores
+        Float [seeds, sizes].
+    """
+    if len(scores) < 2:
+        return np.full(scores.shape[1], math.nan)
+    return np.asarray(scores.std(axis=0, ddof=1))

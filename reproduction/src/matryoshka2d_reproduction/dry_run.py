@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from matryoshka2d.errors import UserError
+from matryoshka2d import UserError
 from matryoshka2d_reproduction.plan import Data, Method, Plan
-from matryoshka2d_reproduction.request import Request
-from matryoshka2d_reproduction.running import Outcome, reproduce
+from matryoshka2d_reproduction.report import write_report
+from matryoshka2d_reproduction.runner import Outcome, reproduce
+from matryoshka2d_reproduction.runs import Request
 
 _WORDS = [first + second for first in ("ba", "ke", "li", "mo", "nu") for second in "rstlndg"]
 _ROWS = 24
@@ -26,18 +27,16 @@ _BATCH = 4
 _Row = dict[str, Any]
 
 
-def rehearse(request: Request, say: Callable[[str], None] = print) -> Outcome:
+def rehearse(request: Request, log: Callable[[str], None] = print) -> Outcome:
     """Run a plan small: one seed, a few rows, one size or two of separate models, and its report.
 
     Parameters
     ----------
     request
         As for `reproduce`; its folders are not touched.
-    say
+    log
         Where notes go, a line each.
     """
-    from matryoshka2d_reproduction.report import write_results_report
-
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         plan = small(request.plan, root)
@@ -46,36 +45,35 @@ def rehearse(request: Request, say: Callable[[str], None] = print) -> Outcome:
             plan=plan,
             data_folder=str(root / "data"),
             results=root / "results" / plan.name,
-            runs=root / "runs",
+            cache=root / "cache",
             seeds=None,
-            hours=None,
         )
-        outcome = reproduce(tried, say)
-        pages = write_results_report(tried.results, runs=tried.runs, resamples=20)
-        say(f"dry run: {len(outcome.done)} runs, a report of {len(pages)} files; the figures mean nothing")
+        outcome = reproduce(tried, log)
+        pages = write_report(tried.results, cache=tried.cache, resamples=20)
+        log(f"dry run: {len(outcome.done)} runs, a report of {len(pages)} files; the figures mean nothing")
     return outcome
 
 
 def small(plan: Plan, root: Path) -> Plan:
     """Write tiny models and made-up data into a folder, and return the plan that uses them."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     width = max(size.dims for size in plan.sizes)
     for name, data in plan.data.items():
-        _write_data(root / "data", name, data, chance)
+        _write_data(root / "data", name, data, rng)
     for folder in plan.sts:
-        _write_sts(root / "data", folder, chance)
+        _write_sts(root / "data", folder, rng)
     if plan.dev_sts and plan.dev_sts not in plan.sts:
-        _write_sts(root / "data", plan.dev_sts, chance)
+        _write_sts(root / "data", plan.dev_sts, rng)
     for folder in plan.retrieval:
-        _write_retrieval(root / "data" / folder, chance)
+        _write_retrieval(root / "data" / folder, rng)
     if plan.dev_captions:
-        _write_captions(root / "data" / plan.dev_captions, chance)
+        _write_captions(root / "data" / plan.dev_captions, rng)
     backbones = {}
     for name, backbone in plan.backbones.items():
         depth = max([size.layers for size in plan.sizes] + list(backbone.layers))
         model = tiny_model(root / "models" / name, depth, width, plain=backbone.pooling is not None)
-        distil = {**backbone.distil, "batch_size": _BATCH} if backbone.distil else {}
-        backbones[name] = dataclasses.replace(backbone, model=model, distil=distil)
+        distill = {**backbone.distill, "batch_size": _BATCH} if backbone.distill else {}
+        backbones[name] = dataclasses.replace(backbone, model=model, distill=distill)
     return dataclasses.replace(
         plan,
         seeds=plan.seeds[:1],
@@ -114,7 +112,7 @@ def tiny_model(folder: Path, depth: int, width: int, *, plain: bool = False) -> 
     depth, width
         Its layers and dims.
     plain
-        Whether to leave out pooling and normalisation, as a transformers checkpoint does.
+        Whether to leave out pooling and normalization, as a transformers checkpoint does.
     """
     import math
 
@@ -163,11 +161,11 @@ def _tokenizer() -> Any:
 # --- made-up data --------------------------------------------------------------------------------------
 
 
-def _sentence(chance: random.Random) -> str:
-    return " ".join(chance.choices(_WORDS, k=chance.randint(3, 8)))
+def _sentence(rng: random.Random) -> str:
+    return " ".join(rng.choices(_WORDS, k=rng.randint(3, 8)))
 
 
-def _rows(form: str, chance: random.Random) -> Iterator[_Row]:
+def _rows(form: str, rng: random.Random) -> Iterator[_Row]:
     names = {
         "triplets": ("anchor", "positive", "negative"),
         "pairs": ("anchor", "positive"),
@@ -177,15 +175,15 @@ def _rows(form: str, chance: random.Random) -> Iterator[_Row]:
     if form not in names:
         raise UserError(f"data of the format '{form}': expected one of {', '.join(names)}")
     for number in range(_ROWS):
-        row: _Row = {name: _sentence(chance) for name in names[form]}
+        row: _Row = {name: _sentence(rng) for name in names[form]}
         yield {**row, "score": number % 5 / 4} if form == "scored" else row
 
 
-def _write_data(root: Path, name: str, data: Data, chance: random.Random) -> None:
+def _write_data(root: Path, name: str, data: Data, rng: random.Random) -> None:
     for file in data.files:
         if not file.endswith(".jsonl"):
             raise UserError(f"data {name}: a dry run makes up files that end in .jsonl, not {file}")
-        rows = _rows(data.format, chance)
+        rows = _rows(data.format, rng)
         back = dict(data.columns)
         _write_lines(root / file, [{back.get(key, key): value for key, value in row.items()} for row in rows])
 
@@ -195,32 +193,32 @@ def _write_lines(path: Path, rows: list[_Row]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _write_sts(root: Path, name: str, chance: random.Random) -> None:
+def _write_sts(root: Path, name: str, rng: random.Random) -> None:
     """Write an STS file, or a folder with the two sets that have a dev split."""
     path = root / name
     files = [path] if path.suffix else [path / "stsb.tsv", path / "sickr.tsv"]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = [
-            f"{split}\t{number % 6}\t{_sentence(chance)}\t{_sentence(chance)}"
+            f"{split}\t{number % 6}\t{_sentence(rng)}\t{_sentence(rng)}"
             for split in ("test", "dev")
             for number in range(_PAIRS)
         ]
         file.write_text("\n".join(["split\tscore\tsentence1\tsentence2", *rows]) + "\n", encoding="utf-8")
 
 
-def _write_retrieval(folder: Path, chance: random.Random) -> None:
-    documents = [{"_id": f"d{number}", "text": _sentence(chance)} for number in range(_PAIRS)]
+def _write_retrieval(folder: Path, rng: random.Random) -> None:
+    documents = [{"_id": f"d{number}", "text": _sentence(rng)} for number in range(_PAIRS)]
     _write_lines(folder / "corpus.jsonl", documents)
-    queries = [{"_id": f"q{number}", "text": _sentence(chance)} for number in range(6)]
+    queries = [{"_id": f"q{number}", "text": _sentence(rng)} for number in range(6)]
     _write_lines(folder / "queries.jsonl", queries)
     judged = [f"q{number}\td{2 * number}\t1" for number in range(6)]
     (folder / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]) + "\n")
 
 
-def _write_captions(path: Path, chance: random.Random) -> None:
+def _write_captions(path: Path, rng: random.Random) -> None:
     rows = [
-        {"anchor": _sentence(chance), "positive": _sentence(chance), "group": f"g{number // 2}"}
+        {"anchor": _sentence(rng), "positive": _sentence(rng), "group": f"g{number // 2}"}
         for number in range(_ROWS)
     ]
     _write_lines(path, rows)

@@ -31,15 +31,15 @@ def facts() -> dict[str, str | int]:
 
 
 def processor() -> str:
-    """Return the processor's name and the units that matter for bf16."""
+    """Return the processor's name and the runs that matter for bf16."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
     named = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    units = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in named.get("flags", "").split()]
+    runs = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in named.get("flags", "").split()]
     family = f"family {named.get('cpu family', '?')}, model {named.get('model', '?')}"
-    return f"{named.get('model name', platform.machine())} ({family}; {', '.join(units) or 'no bf16 units'})"
+    return f"{named.get('model name', platform.machine())} ({family}; {', '.join(runs) or 'no bf16 runs'})"
 
 
 def accelerator() -> str:
@@ -95,5 +95,5 @@ def _peak_memory_mb() -> float:
     with contextlib.suppress(OSError, StopIteration, ValueError):
         status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    run = 1024**2 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / run

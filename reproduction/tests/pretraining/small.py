@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests import tiny
+from torch import Tensor
+
+from matryoshka2d import ElasticEncoder
+from matryoshka2d.size import parse_sizes
 from matryoshka2d_reproduction.pretraining import pretrain
 from matryoshka2d_reproduction.pretraining.decoder import Decoder
 from matryoshka2d_reproduction.pretraining.masking import TwoMaskedCopies
 from matryoshka2d_reproduction.pretraining.objective import MaskedAutoencoding
 from matryoshka2d_reproduction.pretraining.vocabulary import load_head
-from torch import Tensor
-
-from matryoshka2d.encoder.elastic import ElasticEncoder
-from matryoshka2d.size import parse_sizes
-from tests import tiny
 
 WORDS = sorted(set(tiny.WORDS.split()) - {":"})
 SIZES = "1x8 2x16 4x32"
@@ -25,10 +25,10 @@ SIZES = "1x8 2x16 4x32"
 
 def texts(count: int = 40, seed: int = 0) -> list[str]:
     """Return texts that all differ."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     found: dict[str, None] = {}
     while len(found) < count:
-        found[" ".join(chance.choices(WORDS, k=chance.randint(3, 9)))] = None
+        found[" ".join(rng.choices(WORDS, k=rng.randint(3, 9)))] = None
     return list(found)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from matryoshka2d_reproduction.pretraining.decoder import Decoder
 from reproduction.tests.pretraining import small
-
 from tests import tiny
+
+from matryoshka2d_reproduction.pretraining.decoder import Decoder
 
 
 @pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "modernbert"])

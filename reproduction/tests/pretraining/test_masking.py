@@ -1,4 +1,4 @@
-"""The two masked copies: what is hidden, what is predicted, and what chance depends on."""
+"""The two masked copies: what is hidden, what is predicted, and what rng depends on."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matryoshka2d_reproduction.pretraining.masking import UNMASKED, at_most
 from reproduction.tests.pretraining import small
 
-from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d import ElasticEncoder
+from matryoshka2d_reproduction.pretraining.masking import UNMASKED, at_most
 
 
 @pytest.fixture(scope="module")

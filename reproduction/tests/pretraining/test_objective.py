@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matryoshka2d_reproduction.pretraining.masking import UNMASKED
-from matryoshka2d_reproduction.pretraining.objective import MaskedAutoencoding, losses_by_size
 from reproduction.tests.pretraining import small
+from tests import tiny
 
 from matryoshka2d.size import parse_sizes
-from tests import tiny
+from matryoshka2d_reproduction.pretraining.masking import UNMASKED
+from matryoshka2d_reproduction.pretraining.objective import MaskedAutoencoding, losses_by_size
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The order of the texts: all of them once, batches of similar length, and what chance depends on."""
+"""The order of the texts: all of them once, batches of similar length, and what rng depends on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from matryoshka2d_reproduction.pretraining.order import SimilarLengths, similar_lengths
 
 
@@ -17,8 +18,8 @@ def test_every_text_comes_once(lengths: list[int], batch_size: int, seed: int) -
 
 
 def test_little_is_padded_and_batches_are_in_no_order_of_length() -> None:
-    chance = random.Random(0)
-    lengths = torch.tensor([chance.randint(1, 100) for _ in range(4000)])
+    rng = random.Random(0)
+    lengths = torch.tensor([rng.randint(1, 100) for _ in range(4000)])
     order = similar_lengths(lengths, 32, torch.Generator().manual_seed(0))
     batches = lengths[torch.tensor(order)].view(-1, 32).float()
     padded = batches.amax(dim=1, keepdim=True).expand_as(batches)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from matryoshka2d_reproduction.pretraining.vocabulary import check_predicts_masked, load_head
 from reproduction.tests.pretraining import small
+from tests import tiny
 from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from matryoshka2d import ElasticEncoder
 from matryoshka2d.encoder.architectures import ARCHITECTURES
-from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
-from tests import tiny
+from matryoshka2d_reproduction.pretraining.vocabulary import check_predicts_masked, load_head
 
 MASKED = [name for name in ARCHITECTURES if name in MODEL_FOR_MASKED_LM_MAPPING_NAMES]
 

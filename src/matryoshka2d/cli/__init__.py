@@ -5,6 +5,30 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import typer
+
+    from matryoshka2d.cli.common import Json, Quiet, print_json, quiet_libraries, say
+    from matryoshka2d.cli.option_flags import command_of_choices
+
+_HOMES = {
+    "common": ("Json", "Quiet", "print_json", "quiet_libraries", "say"),
+    "option_flags": ("command_of_choices",),
+}
+
+__all__ = [
+    "Json",
+    "Quiet",
+    "command_of_choices",
+    "main",
+    "print_json",
+    "quiet_libraries",
+    "run_app",
+    "say",
+]
 
 _INTERRUPTED = 130
 _FIRST_SPEAKS = 10.0
@@ -13,12 +37,18 @@ _FIRST_SPEAKS = 10.0
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    from matryoshka2d.cli.app import app
+
+    run_app(app, "matryoshka2d")
+
+
+def run_app(app: typer.Typer, name: str) -> None:
+    """Run an application of typer by the name of its command, and say each mistake in one line."""
     # Said before any library is imported: its bars and reports would bury ours.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import typer
 
-    from matryoshka2d.cli.app import app
     from matryoshka2d.errors import UserError
 
     # Rooms without a word for quiet, such as that of files, leave their notes to the log.
@@ -27,7 +57,7 @@ def main() -> None:
     # Newer versions of typer carry a click of their own: its class is reached through what typer exports.
     wrong_usage: type[Exception] = typer.BadParameter.__mro__[1]
     try:
-        code = app(prog_name="matryoshka2d", standalone_mode=False)
+        code = app(prog_name=name, standalone_mode=False)
     except UserError as error:
         _stop(str(error), 2)
     except wrong_usage as error:
@@ -68,3 +98,11 @@ def _as_one_of_several(message: str) -> str:
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     return f"process {rank}: {message}"
+
+
+def __getattr__(name: str) -> Any:
+    # Typer is imported after the settings that `main` makes.
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

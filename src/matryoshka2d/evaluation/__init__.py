@@ -9,6 +9,8 @@ from matryoshka2d.evaluation.agreement import (
     similarity_agreement,
 )
 from matryoshka2d.evaluation.bootstrap import (
+    LEVEL,
+    MARGIN,
     Intervals,
     Replicates,
     against_size,
@@ -16,6 +18,7 @@ from matryoshka2d.evaluation.bootstrap import (
     bootstrap_spearman,
     compare,
     score_intervals,
+    share_of,
 )
 from matryoshka2d.evaluation.cosine import pair_cosines
 from matryoshka2d.evaluation.exits import CUTS, Exits, PlainExits, turn
@@ -32,6 +35,8 @@ from matryoshka2d.evaluation.sts import EncodedSts, StsSet, encode_sts, read_sts
 
 __all__ = [
     "CUTS",
+    "LEVEL",
+    "MARGIN",
     "EncodedSts",
     "Exits",
     "Grid",
@@ -56,10 +61,12 @@ __all__ = [
     "read_sts",
     "read_xsum",
     "reference_cosine",
+    "retrieval_details",
     "retrieval_grid",
     "retrieval_grids",
     "retrieval_scores",
     "score_intervals",
+    "share_of",
     "similarity_agreement",
     "sts_grid",
     "turn",

@@ -7,5 +7,11 @@ from __future__ import annotations
 
 from matryoshka2d.inference.encoding import embed_stream
 from matryoshka2d.inference.engine import Engine, open_engine
+from matryoshka2d.inference.engine_exits import open_exits
 
-__all__ = ["Engine", "embed_stream", "open_engine"]
+__all__ = [
+    "Engine",
+    "embed_stream",
+    "open_engine",
+    "open_exits",
+]

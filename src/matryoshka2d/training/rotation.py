@@ -235,7 +235,9 @@ FEWEST_TEXTS = 3
 
 @dataclass(frozen=True)
 class Search:
-    """How a rotation is looked for; chosen on dev pairs and on texts of other kinds: results/dev-choice.md.
+    """How a rotation is looked for; chosen on dev pairs and on texts of other kinds.
+
+    The choice is written up in reproduction/results/dev-choice.md.
 
     Parameters
     ----------

@@ -445,7 +445,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # Chosen on dev pairs: results/dev-choice.md.
+    # Chosen on dev pairs: reproduction/results/dev-choice.md.
     "all-sizes": Preset(
         learning_rate=3e-4,
         top_share=0.1,

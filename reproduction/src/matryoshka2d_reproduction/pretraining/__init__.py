@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from matryoshka2d_reproduction.pretraining.options import PretrainingOptions
 
 if TYPE_CHECKING:
-    from matryoshka2d_reproduction.pretraining.run import pretrain
+    from matryoshka2d_reproduction.pretraining.pretrainer import pretrain
 
 __all__ = ["PretrainingOptions", "pretrain"]
 
@@ -15,7 +15,7 @@ __all__ = ["PretrainingOptions", "pretrain"]
 def __getattr__(name: str) -> Any:
     # The command line reads the options for its help, which must not wait for torch.
     if name == "pretrain":
-        from matryoshka2d_reproduction.pretraining.run import pretrain
+        from matryoshka2d_reproduction.pretraining.pretrainer import pretrain
 
         return pretrain
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matryoshka2d.encoder import architectures
-from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d import ElasticEncoder
+from matryoshka2d.encoder import Wrapped, layers_of
 
 
 class Decoder(nn.Module):
@@ -27,7 +27,7 @@ class Decoder(nn.Module):
 
     def __init__(self, encoder: ElasticEncoder) -> None:
         super().__init__()
-        first = architectures.layers_of(encoder.base)[0]
+        first = layers_of(encoder.base)[0]
         config = encoder.base.config
         # One config for both: how attention is computed is chosen there.
         self.layer = copy.deepcopy(first, {id(config): config})
@@ -36,7 +36,7 @@ class Decoder(nn.Module):
         self.up = nn.Linear(encoder.width, hidden)
         nn.init.eye_(self.up.weight)
         nn.init.zeros_(self.up.bias)
-        # Whoever uses the vector normalises it: the decoder, too, is to learn from its direction.
+        # Whoever uses the vector normalizes it: the decoder, too, is to learn from its direction.
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, encoder: ElasticEncoder, features: dict[str, Any], vectors: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def first_tokens(mask: Tensor) -> Tensor:
     return (mask.cumsum(dim=1) == 1) & (mask == 1)
 
 
-class _VectorFirst(architectures.Wrapped):
+class _VectorFirst(Wrapped):
     """A layer that reads a vector where the first token would be."""
 
     def __init__(self, layer: nn.Module, vectors: Tensor, first: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Two masked copies of every text: a light one for the encoder, a heavy one for the decoder.
 
-transformers' own collator draws the masks. All chance comes from the seed and the number of the batch, so
-that a resumed run sees the masks that an unbroken one would, whatever was fetched ahead.
+transformers' own collator draws the masks. Everything random comes from the seed and the number of the batch,
+so that a resumed run sees the masks that an unbroken one would, whatever was fetched ahead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorForLanguageModeling
 
-from matryoshka2d.losses.strategies.base import StepRandom
+from matryoshka2d.losses.strategies import StepRandom
 
 UNMASKED = -100
 """Label of a token that is not predicted, as everywhere in transformers."""
@@ -59,12 +59,12 @@ class TwoMaskedCopies:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the features with light masks, the heavily masked ids, and the labels of both."""
-        chance = torch.Generator().manual_seed(StepRandom(self.seed, self.batch).getrandbits(63))
+        rng = torch.Generator().manual_seed(StepRandom(self.seed, self.batch).getrandbits(63))
         self.batch += 1
         given = self.preprocess([row["text"] for row in rows])
         features = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-        light, labels = self._masked(self.light, features["input_ids"], chance)
-        heavy, heavy_labels = self._masked(self.heavy, features["input_ids"], chance)
+        light, labels = self._masked(self.light, features["input_ids"], rng)
+        heavy, heavy_labels = self._masked(self.heavy, features["input_ids"], rng)
         return {
             "features": {**features, "input_ids": light},
             "labels": labels,
@@ -73,14 +73,14 @@ class TwoMaskedCopies:
         }
 
     def _masked(
-        self, collator: DataCollatorForLanguageModeling, ids: Tensor, chance: torch.Generator
+        self, collator: DataCollatorForLanguageModeling, ids: Tensor, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        collator.generator = chance
+        collator.generator = rng
         masked, labels = collator.torch_mask_tokens(ids.clone())
-        return masked, at_most(labels, self.predictions, chance)
+        return masked, at_most(labels, self.predictions, rng)
 
 
-def at_most(labels: Tensor, count: int, chance: torch.Generator) -> Tensor:
+def at_most(labels: Tensor, count: int, rng: torch.Generator) -> Tensor:
     """Return the labels of so many masked tokens, drawn at random; of all, where there are no more.
 
     >>> labels = torch.tensor([[7, -100, 8], [9, 6, 5]])
@@ -88,5 +88,5 @@ def at_most(labels: Tensor, count: int, chance: torch.Generator) -> Tensor:
     2
     """
     places = (labels.flatten() != UNMASKED).nonzero().flatten()
-    left_out = places[torch.randperm(len(places), generator=chance)[count:]]
+    left_out = places[torch.randperm(len(places), generator=rng)[count:]]
     return labels.flatten().index_fill(0, left_out, UNMASKED).view_as(labels)

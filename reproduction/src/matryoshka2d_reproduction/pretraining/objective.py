@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matryoshka2d.encoder.elastic import ElasticEncoder
-from matryoshka2d.losses.loss_meter import SizeLosses
-from matryoshka2d.size import Size
+from matryoshka2d import ElasticEncoder, Size
+from matryoshka2d.losses import SizeLosses
 from matryoshka2d_reproduction.pretraining.decoder import Decoder
 from matryoshka2d_reproduction.pretraining.masking import UNMASKED
 from matryoshka2d_reproduction.pretraining.vocabulary import VocabularyHead

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from matryoshka2d.errors import UserError
+from pydantic import Field, PositiveInt
+
+from matryoshka2d import UserError
 from matryoshka2d.files import check_free, remove_abandoned
-from matryoshka2d.options import check_range, choice, turn_to_text
+from matryoshka2d.options import NotNegative, Pairs, Text, Texts, choice, options
 from matryoshka2d.size import parse_sizes
-from matryoshka2d.training.unfinished import check_nothing_unfinished
+from matryoshka2d.training import check_nothing_unfinished
 
 _LEAST_SHARE = 0.01
 
 
-@dataclass(frozen=True)
+@options
 class PretrainingOptions:
     """Every choice of a pretraining run; each field's help says the default and when to change it.
 
@@ -30,48 +32,54 @@ class PretrainingOptions:
     ('1x32 2x64', 32)
     """
 
-    model: str = choice(
+    model: Text = choice(
         "default", "Model to start from: a folder, a hub name, or 'default' (all-MiniLM-L6-v2)."
     )
-    data: list[str] = choice(
+    data: Texts = choice(
         [],
         "Texts: text lines, JSONL, CSV, TSV, Parquet or a hub data set; every text column is read. Repeat "
         "for several.",
     )
-    output: str = choice("", "Folder that the pretrained model is written to.")
+    output: Text = choice("", "Folder that the pretrained model is written to.")
     sizes: str | None = choice(
         None,
         "Sizes that learn to hold the sentence, as '1x32 2x64'. Default: up to six evenly spaced depths, the "
         "deepest at full width and each shallower one at the next smaller power of two.",
     )
-    columns: dict[str, str] = choice({}, "Names of the columns, if they are not recognised, as text=body.")
-    limit: int | None = choice(None, "Use only the first so many rows of every file.")
+    columns: Pairs = choice({}, "Names of the columns, if they are not recognised, as text=body.")
+    limit: PositiveInt | None = choice(None, "Use only the first so many rows of every file.")
     pooling: str | None = choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
-    mask: float = choice(
+    mask: Annotated[float, Field(ge=_LEAST_SHARE, le=0.99)] = choice(
         0.3, "Share of the tokens that the encoder does not see. Lower it, to 0.15, for very short texts."
     )
-    decoder_mask: float = choice(
+    decoder_mask: Annotated[float, Field(ge=_LEAST_SHARE, le=1)] = choice(
         0.5,
         "Share of the tokens that the decoder does not see. With more it depends on the vector more.",
     )
-    predictions: int = choice(
+    predictions: PositiveInt = choice(
         512,
         "Most masked tokens that a step predicts at every size, of each kind; drawn at random where there "
         "are more. Lower it where time or memory is short.",
     )
-    epochs: float = choice(1.0, "Passes over the texts.")
-    batch_size: int = choice(32, "Texts a step.")
-    learning_rate: float = choice(1e-4, "Highest rate. Lower it to keep more of what the model knows.")
-    warmup: float = choice(0.05, "Share of the steps over which the rate rises.")
-    weight_decay: float = choice(0.01, "Weight decay of AdamW.")
-    max_length: int = choice(128, "Tokens a text; longer texts are cut.")
-    dropout: float | None = choice(None, "Dropout while training. Default: what the model's config says.")
-    gradient_accumulation: int = choice(1, "Steps whose gradients are added up before the weights move.")
+    epochs: NotNegative = choice(1.0, "Passes over the texts.")
+    batch_size: PositiveInt = choice(32, "Texts a step.")
+    learning_rate: NotNegative = choice(1e-4, "Highest rate. Lower it to keep more of what the model knows.")
+    warmup: Annotated[float, Field(ge=0, le=1)] = choice(
+        0.05, "Share of the steps over which the rate rises."
+    )
+    weight_decay: NotNegative = choice(0.01, "Weight decay of AdamW.")
+    max_length: Annotated[int, Field(ge=3)] = choice(128, "Tokens a text; longer texts are cut.")
+    dropout: Annotated[float, Field(ge=0, le=0.99)] | None = choice(
+        None, "Dropout while training. Default: what the model's config says."
+    )
+    gradient_accumulation: PositiveInt = choice(
+        1, "Steps whose gradients are added up before the weights move."
+    )
     precision: str = choice(
         "auto", "auto, bf16, fp16 or fp32; auto is bf16 where the processor has units for it."
     )
     seed: int = choice(0, "Seed of everything: order, masks, dropout, new weights.")
-    saves: int = choice(4, "How often a run saves a checkpoint.")
+    saves: PositiveInt = choice(4, "How often a run saves a checkpoint.")
     checkpoints: bool = choice(True, "Save checkpoints beside the output, so that a killed run can resume.")
     resume: bool = choice(False, "Go on from the last complete checkpoint of the same output.")
     overwrite: bool = choice(
@@ -85,21 +93,8 @@ class PretrainingOptions:
     )
 
     def __post_init__(self) -> None:
-        turn_to_text(self)
         if self.sizes is not None:
             object.__setattr__(self, "sizes", " ".join(map(str, parse_sizes(self.sizes))))
-        check_range("mask", self.mask, _LEAST_SHARE, 0.99)
-        check_range("decoder_mask", self.decoder_mask, _LEAST_SHARE, 1.0)
-        for name in ("predictions", "batch_size", "gradient_accumulation", "saves"):
-            check_range(name, getattr(self, name), 1, None)
-        for name in ("epochs", "learning_rate", "weight_decay"):
-            check_range(name, getattr(self, name), 0.0, None)
-        check_range("warmup", self.warmup, 0.0, 1.0)
-        check_range("max_length", self.max_length, 3, None)
-        if self.limit is not None:
-            check_range("limit", self.limit, 1, None)
-        if self.dropout is not None:
-            check_range("dropout", self.dropout, 0.0, 0.99)
 
     def check_ready(self) -> None:
         """Raise a `UserError` unless data and output are named, and the output may be written."""

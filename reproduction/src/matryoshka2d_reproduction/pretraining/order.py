@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from matryoshka2d.losses.strategies.base import StepRandom
+from matryoshka2d.losses.strategies import StepRandom
 
 _BATCHES_A_POOL = 50
-"""Batches whose texts are sorted among themselves: many enough for little padding, few enough for chance."""
+"""Batches whose texts are sorted among themselves: many for little padding, few for a random order."""
 
 
 class SimilarLengths(Sampler[int]):
@@ -42,11 +42,11 @@ class SimilarLengths(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        chance = torch.Generator().manual_seed(StepRandom(self.seed, self.epoch).getrandbits(63))
-        return iter(similar_lengths(self.lengths, self.batch_size, chance))
+        rng = torch.Generator().manual_seed(StepRandom(self.seed, self.epoch).getrandbits(63))
+        return iter(similar_lengths(self.lengths, self.batch_size, rng))
 
 
-def similar_lengths(lengths: Tensor, batch_size: int, chance: torch.Generator) -> list[int]:
+def similar_lengths(lengths: Tensor, batch_size: int, rng: torch.Generator) -> list[int]:
     """Return all row numbers, batch after batch; the batches are in random order, one that is not full last.
 
     Parameters
@@ -55,7 +55,7 @@ def similar_lengths(lengths: Tensor, batch_size: int, chance: torch.Generator) -
         Int64 [rows].
     batch_size
         Rows a batch.
-    chance
+    rng
         Where the order comes from.
 
     Examples
@@ -64,9 +64,9 @@ def similar_lengths(lengths: Tensor, batch_size: int, chance: torch.Generator) -
     >>> sorted(order[:2]) in ([0, 2], [1, 3]), sorted(order)
     (True, [0, 1, 2, 3])
     """
-    drawn = torch.randperm(len(lengths), generator=chance)
+    drawn = torch.randperm(len(lengths), generator=rng)
     full = len(drawn) // batch_size * batch_size
     pools = torch.split(drawn[:full], _BATCHES_A_POOL * batch_size)
     batches = torch.cat([pool[lengths[pool].argsort(stable=True)] for pool in pools]).view(-1, batch_size)
-    shuffled = batches[torch.randperm(len(batches), generator=chance)]
+    shuffled = batches[torch.randperm(len(batches), generator=rng)]
     return [*shuffled.flatten().tolist(), *drawn[full:].tolist()]

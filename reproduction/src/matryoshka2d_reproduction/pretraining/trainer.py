@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.torch import load_model, save_model
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from matryoshka2d.training.checkpoints import WholeCheckpoints
+from matryoshka2d.training import WholeCheckpoints
 from matryoshka2d_reproduction.pretraining.masking import TwoMaskedCopies
 from matryoshka2d_reproduction.pretraining.order import SimilarLengths
 
@@ -49,7 +49,7 @@ class PretrainingTrainer(WholeCheckpoints):
         load_model(self.model, Path(checkpoint_path) / _WEIGHTS)
 
 
-class WhereInTheRun(TrainerCallback):
+class TrainingPosition(TrainerCallback):
     """Tell order and masks which epoch and batch come next: a resumed run begins in the middle of both.
 
     Parameters

@@ -13,11 +13,8 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from matryoshka2d.encoder import loading
-from matryoshka2d.encoder.architectures import is_causal
-from matryoshka2d.encoder.elastic import ElasticEncoder
-from matryoshka2d.encoder.hub import hub_arguments
-from matryoshka2d.errors import UserError
+from matryoshka2d import ElasticEncoder, UserError
+from matryoshka2d.encoder import in_one_line, is_causal, transformer_folder
 
 
 class VocabularyHead(nn.Module):
@@ -110,11 +107,10 @@ def load_head(name: str, encoder: ElasticEncoder) -> tuple[VocabularyHead, bool]
         The head, and whether its weights were in the checkpoint; new ones are drawn as transformers draws
         them.
     """
-    place = hub_arguments(name, {})
-    folder = loading.transformer_folder(name, place)
-    with loading.in_one_line(name), _without_report():
+    folder = transformer_folder(name, {})
+    with in_one_line(name), _without_report():
         model, report = AutoModelForMaskedLM.from_pretrained(
-            name, subfolder=folder, dtype=torch.float32, output_loading_info=True, **place
+            name, subfolder=folder, dtype=torch.float32, output_loading_info=True
         )
     base = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if not key.startswith(base)]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from matryoshka2d.evaluation.report.color_scale import Scale
-from matryoshka2d.evaluation.report.figures import depth_curves, heatmap, save_figure, width_curves
+from matryoshka2d.evaluation.report.color_scale import Scale, metric_label, sets_label
+from matryoshka2d.evaluation.report.figures import (
+    depth_curves,
+    heatmap,
+    png_bytes,
+    save_figure,
+    width_curves,
+)
 from matryoshka2d.evaluation.report.html import render_report, write_report
 from matryoshka2d.evaluation.report.tables import grid_table, markdown_table, sets_table
 
@@ -13,8 +19,11 @@ __all__ = [
     "grid_table",
     "heatmap",
     "markdown_table",
+    "metric_label",
+    "png_bytes",
     "render_report",
     "save_figure",
+    "sets_label",
     "sets_table",
     "width_curves",
     "write_report",

@@ -11,12 +11,12 @@ from typing import Any
 
 from matryoshka2d.losses.strategies.alignment import CoordinateKL, PcaTarget, SimilarityKL
 from matryoshka2d.losses.strategies.all_sizes import AllSizes
-from matryoshka2d.losses.strategies.base import Alignment, Pull, Shape, StepPlan, Strategy, Term
+from matryoshka2d.losses.strategies.base import Alignment, Pull, Shape, StepPlan, StepRandom, Strategy, Term
 from matryoshka2d.losses.strategies.ese import ESE
 from matryoshka2d.losses.strategies.full import Full
 from matryoshka2d.losses.strategies.matryoshka2d import Matryoshka2d
 from matryoshka2d.losses.strategies.mrl import MRL
-from matryoshka2d.losses.strategies.starbucks import Starbucks
+from matryoshka2d.losses.strategies.starbucks import Starbucks, default_pairs
 from matryoshka2d.losses.strategies.two_dmse import TwoDMSE
 from matryoshka2d.options import Description, Option, describe_registry, make
 
@@ -38,9 +38,11 @@ __all__ = [
     "SimilarityKL",
     "Starbucks",
     "StepPlan",
+    "StepRandom",
     "Strategy",
     "Term",
     "TwoDMSE",
+    "default_pairs",
     "describe",
     "make_strategy",
 ]
