@@ -23,7 +23,13 @@ from matryoshka2d.evaluation.bootstrap import (
 from matryoshka2d.evaluation.cosine import pair_cosines
 from matryoshka2d.evaluation.exits import CUTS, Exits, PlainExits, turn
 from matryoshka2d.evaluation.grid import Grid, Inversion
-from matryoshka2d.evaluation.retrieval import ndcg, retrieval_grid, retrieval_grids, retrieval_scores
+from matryoshka2d.evaluation.retrieval import (
+    ndcg,
+    retrieval_details,
+    retrieval_grid,
+    retrieval_grids,
+    retrieval_scores,
+)
 from matryoshka2d.evaluation.retrieval_sets import (
     RetrievalSet,
     read_beir,
