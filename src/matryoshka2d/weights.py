@@ -20,7 +20,8 @@ def refuse_unless_finite(module: nn.Module, what: str, dtype: torch.dtype | None
     dtype
         The type that the weights will be written in, if it is another one.
     """
-    for name, tensor in module.state_dict().items():
+    # Buffers may hold infinities on purpose, as masks do.
+    for name, tensor in module.named_parameters():
         if not torch.is_floating_point(tensor) or tensor.numel() == 0 or tensor.device.type == "meta":
             continue
         # One pass, which makes no second tensor of the size of the first. What is no number stays so.

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
+from matryoshka2d.files import grant_what_the_umask_says
 from matryoshka2d.training import ranks
 
 _STAGING = "unfinished"
@@ -43,6 +44,7 @@ class WholeCheckpoints(Trainer):
         with ranks.first_alone() as writes:
             if writes:
                 shutil.rmtree(run / name, ignore_errors=True)
+                grant_what_the_umask_says(staging / name)
                 (staging / name).rename(run / name)
                 rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=self._best(run))
 
