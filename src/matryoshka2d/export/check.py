@@ -58,7 +58,7 @@ class Tolerance:
     def __str__(self) -> str:
         near = f"at most {self.difference:g} in any coordinate"
         alike = near if self.difference < math.inf else f"cosines of at least {self.cosine:g}"
-        return f"{alike}, and of at least {self.alone:g} between a text alone and beside others"
+        return f"{alike}, and a cosine of at least {self.alone:g} between a text alone and beside others"
 
 
 TOLERANCES = {
