@@ -35,9 +35,13 @@ from matryoshka2d.export.export_card import write_card
 from matryoshka2d.export.formats import Format, check_precision, format_named
 from matryoshka2d.files import check_free, full_disk_in_one_line, staged_folder
 from matryoshka2d.size import Size, parse_sizes
+from matryoshka2d.weights import refuse_unless_finite
 
 RECORD = "export.json"
 """What an export says of itself: where it came from, how it agrees, what it costs, what made it."""
+
+# Precisions whose numbers end before those of float32.
+_WRITTEN_IN = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,7 @@ def export_model(
     name, encoder = _open(model, pooling, device)
     wanted = _sizes(encoder, size, sizes)
     source = _in_fp32(encoder)
+    refuse_unless_finite(source, name, _WRITTEN_IN.get(precision))
     with full_disk_in_one_line(target), staged_folder(target, overwrite=overwrite) as folder:
         files = form.write(source, wanted, folder, precision)
         loaded = {one: form.load(folder, file) for one, file in files.items()}

@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
+from matryoshka2d.files import grant_what_the_umask_says
 from matryoshka2d.training import distributed as ranks
 
 _STAGING = "unfinished"
@@ -46,6 +47,7 @@ class WholeCheckpoints(Trainer):
         with ranks.first_alone() as writes:
             if writes:
                 shutil.rmtree(run / name, ignore_errors=True)
+                grant_what_the_umask_says(staging / name)
                 (staging / name).rename(run / name)
                 rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=self._best(run))
 
