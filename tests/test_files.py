@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
+import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import (
     check_free,
@@ -21,6 +24,7 @@ from matryoshka2d.files import (
     staged_file,
     staged_folder,
 )
+from tests import tiny
 
 
 def test_a_file_appears_only_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -233,3 +237,88 @@ def test_other_errors_are_left_alone() -> None:
     for error in (ZeroDivisionError("x"), UserError("mine"), OSError(errno.ENOENT, "No such file")):
         with pytest.raises(type(error), match=str(error.args[-1])), full_disk_in_one_line("out"):
             raise error
+
+
+@pytest.fixture
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Set the umask for one test."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are POSIX's")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077], indirect=True)
+def test_every_file_has_the_mode_that_the_umask_leaves(tmp_path: Path, umask: int) -> None:
+    def write(path: Path, mode: int) -> None:
+        path.touch()
+        path.chmod(mode)
+
+    with staged_folder(tmp_path / "model") as folder:
+        (folder / "1_Dense").mkdir()
+        for name in ("secret", "1_Dense/secret"):
+            write(folder / name, 0o600)
+        write(folder / "open", 0o666)
+        write(folder / "runs", 0o700)
+        (folder / "link").symlink_to("secret")
+    with staged_file(tmp_path / "vectors.npy") as file:
+        write(file, 0o600)
+    found = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in tmp_path.rglob("*")}
+    for name in ("secret", "open", "vectors.npy"):
+        assert found[name] == 0o666 & ~umask, name
+    for name in ("runs", "1_Dense", "model"):
+        assert found[name] & 0o700 == 0o700, name
+        assert found[name] & umask == 0, name
+    assert (tmp_path / "model" / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "vectors.npy"]
+
+
+def test_saved_weights_may_be_read_by_others(tmp_path: Path) -> None:
+    encoder = ElasticEncoder(tiny.sentence_model(tmp_path / "source", dense=True), device="cpu")
+    encoder.add_heads()
+    with staged_folder(tmp_path / "model") as folder:
+        encoder.save(str(folder), create_model_card=False)
+    usual = tmp_path / "usual"
+    usual.touch()
+    modes = {
+        stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").rglob("*.*") if path.is_file()
+    }
+    assert modes == {stat.S_IMODE(usual.stat().st_mode)}
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["leads to what is there", "leads nowhere yet"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path, kind: str, there: bool) -> None:
+    behind = tmp_path / "disk" / "behind"
+    behind.parent.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(behind)
+    if kind == "file":
+        if there:
+            behind.write_text("old")
+        with staged_file(link) as temporary:
+            temporary.write_text("new")
+        assert behind.read_text() == "new"
+    else:
+        if there:
+            behind.mkdir()
+            (behind / "old").touch()
+        with staged_folder(link, overwrite=True) as folder:
+            (folder / "new").touch()
+        assert [path.name for path in behind.iterdir()] == ["new"]
+    assert link.is_symlink()
+    assert link.resolve() == behind
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+    assert [path.name for path in behind.parent.iterdir()] == ["behind"]
+
+
+def test_links_in_a_circle_and_devices_are_refused(tmp_path: Path) -> None:
+    for one, other in (("a", "b"), ("b", "a")):
+        (tmp_path / one).symlink_to(tmp_path / other)
+    with pytest.raises(UserError, match="in a circle"), staged_folder(tmp_path / "a", overwrite=True):
+        pass
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(UserError, match="a device or a pipe"), staged_file(tmp_path / "pipe"):
+            pass
+        assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

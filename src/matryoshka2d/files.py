@@ -8,6 +8,7 @@ import glob
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -43,15 +44,19 @@ def staged_file(target: str | os.PathLike[str], *, overwrite: bool = True) -> It
     overwrite
         Whether an existing file may be replaced.
 
+    The file is written where a link of that name leads, and the link stays. Its mode is what the umask says.
+
     Raises
     ------
     UserError
-        If the target exists and may not be replaced, is a folder, or cannot be written, as on a full disk.
+        If the target exists and may not be replaced, is a folder or a device, or cannot be written, as on a
+        full disk.
     """
-    path = Path(target)
+    path = behind_links(target)
     check_file_free(path, overwrite=overwrite)
     with full_disk_in_one_line(path), _temporary_sibling(path) as temporary:
         yield temporary
+        grant_what_the_umask_says(temporary)
         temporary.replace(path)
 
 
@@ -60,18 +65,20 @@ def staged_folder(target: str | os.PathLike[str], *, overwrite: bool = False) ->
     """Yield a temporary folder; when the block ends well, it becomes `target` in one step.
 
     An existing target is refused before any work is done, unless it is empty or `overwrite` is set;
-    then it is moved aside, and put back if the rename fails.
+    then it is moved aside, and put back if the rename fails. A link of that name stays: the folder that it
+    leads to is the one that is written. The mode of every file is what the umask says.
 
     Raises
     ------
     UserError
         If the target is a file, is in use and may not be replaced, or cannot be written, as on a full disk.
     """
-    path = Path(target)
+    path = behind_links(target)
     check_free(path, overwrite=overwrite)
     with full_disk_in_one_line(path), _temporary_sibling(path) as temporary:
         temporary.mkdir()
         yield temporary
+        grant_what_the_umask_says(temporary)
         _swap_in(temporary, path)
 
 
@@ -122,6 +129,45 @@ def take_room(path: Path, size: int | None = None) -> None:
                 raise
 
 
+def behind_links(target: str | os.PathLike[str]) -> Path:
+    """Return the path that a name leads to: itself, unless it is a link, which need not lead anywhere yet.
+
+    Raises
+    ------
+    UserError
+        If links lead in a circle.
+    """
+    path = Path(target)
+    if not path.is_symlink():
+        return path
+    behind = Path(os.path.realpath(path))
+    if behind.is_symlink():
+        raise UserError(f"cannot write {path}: its links lead in a circle")
+    return behind
+
+
+def grant_what_the_umask_says(written: Path) -> None:
+    """Give a file, or every file of a folder, the mode that the umask leaves; some libraries write 600.
+
+    Parameters
+    ----------
+    written
+        What was just written. Files that may be run stay so; links are left alone.
+    """
+    files = [written] if written.is_file() else [path for path in written.rglob("*") if path.is_file()]
+    if not files:
+        return
+    # The umask can only be read by setting it, for all threads; a new file tells it as well.
+    probe = written.with_name(f"{written.name}.mode")
+    probe.touch(mode=0o666)
+    usual = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in files:
+        if not file.is_symlink():
+            runs = stat.S_IMODE(file.stat().st_mode) & 0o111
+            file.chmod(usual | (runs & usual >> 2))
+
+
 # A disk or a quota that is full, and a file larger than is allowed.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch says when its archive could not be written; the system's reason is lost on the way.
@@ -170,6 +216,8 @@ def check_file_free(path: Path, *, overwrite: bool = False) -> None:
         raise UserError(f"cannot write {path}: it is a folder, expected a file name")
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists already: choose another name or pass --overwrite")
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot write {path}: it is a device or a pipe, expected a file name")
     _check_writable(path)
 
 
@@ -216,7 +264,7 @@ def naming_the_cache() -> Iterator[None]:
 
 
 def _check_writable(path: Path) -> None:
-    parent = path.parent
+    parent = behind_links(path).parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():

@@ -28,7 +28,7 @@ def test_it_says_what_it_wrote_and_how_that_agrees(run: Run, model: str, sandbox
     wrote, compared = outcome.out.splitlines()
     assert wrote.startswith("Wrote out: 2x8 as sentence-transformers fp32, ")
     assert compared.startswith("Loaded again and compared: 32 texts, largest difference ")
-    assert "(allowed: at most 1e-05 in any coordinate)" in compared
+    assert ", alone and beside others 1.000000 (allowed: at most 1e-05 in any coordinate, and a " in compared
     assert SentenceTransformer("out", device="cpu").encode("a cat").shape == (8,)
 
 

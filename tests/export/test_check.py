@@ -25,6 +25,18 @@ def test_it_is_what_numpy_says(seed: int, rows: int, dims: int) -> None:
     assert found.texts == rows
 
 
+def test_a_text_alone_is_compared_with_itself_beside_others() -> None:
+    beside = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    alone = np.array([[1.0, 0.0], [0.8, 0.6]])
+    found = agreement(beside, beside, alone)
+    assert found.alone == pytest.approx(0.96)
+    assert "alone and beside others 0.960000" in str(found)
+    assert found.to_dict()["smallest cosine alone and beside others"] == found.alone
+    assert not any(found.within(tolerance) for tolerance in TOLERANCES.values())
+    assert all(agreement(beside, beside, beside).within(tolerance) for tolerance in TOLERANCES.values())
+    assert "alone" not in str(agreement(beside, beside))
+
+
 @pytest.mark.parametrize("wrong", [np.nan, 0.0])
 def test_vectors_that_are_no_vectors_never_agree(wrong: float) -> None:
     found = agreement(np.full((2, 4), wrong), np.eye(4)[:2])

@@ -50,6 +50,24 @@ def test_no_cosine_at_full_width_changes_at_any_depth(rotated: Path, fitted: str
         np.testing.assert_allclose(after[n] @ after[6].T, before[n] @ before[6].T, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_model_in_half_precision_is_turned_and_written_in_float32(
+    tmp_path: Path, texts: str, dtype: torch.dtype
+) -> None:
+    encoder = ElasticEncoder(tiny.sentence_model(tmp_path / "source"), device="cpu")
+    encoder.add_heads()
+    encoder.to(dtype).save(str(tmp_path / "half"), create_model_card=False)
+    rotate(model=str(tmp_path / "half"), data=texts, output=str(tmp_path / "out"), device="cpu", quiet=True)
+    half = ElasticEncoder(str(tmp_path / "half"), device="cpu")
+    assert half.dtype == dtype
+    turned = ElasticEncoder(str(tmp_path / "out"), device="cpu")
+    assert {parameter.dtype for parameter in turned.parameters()} == {torch.float32}
+    before, after = half.float().exits(tiny.TEXTS), turned.exits(tiny.TEXTS)
+    assert np.abs(before[4] - after[4]).max() > 0.01
+    for n in before:
+        np.testing.assert_allclose(cosines(after[n]), cosines(before[n]), atol=1e-5)
+
+
 def test_narrow_prefixes_agree_better_on_texts_that_were_left_out(rotated: Path) -> None:
     record = json.loads((rotated / "elastic.json").read_text(encoding="utf-8"))
     recall = record["rotation"]["recall"]

@@ -183,7 +183,8 @@ def load(model: str, pooling: str | None, device: str | None, *, quiet: bool = F
         say(f"note: {unknown}. Only its full depth is evaluated.", silent=quiet)
         with loading.in_one_line(name):
             choices = hub_arguments(name, {"device": device})
-            return SentenceTransformer(**loading.init_arguments(name, None, pooling, choices))
+            plain = SentenceTransformer(**loading.init_arguments(name, None, pooling, choices))
+            return loading.settled(plain, name)
 
 
 def _in_precision(encoder: Any, model: str, precision: str, *, quiet: bool) -> Any:

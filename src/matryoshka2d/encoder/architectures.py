@@ -172,6 +172,25 @@ def final_norm_of(model: nn.Module) -> nn.Module | None:
     return model.get_submodule(path) if path else None
 
 
+def learned_positions(model: nn.Module) -> int | None:
+    """Return how many tokens a table of learned positions has room for, or None where there is no table.
+
+    RoBERTa's kin count positions from behind the id of their padding token, so that the rows before are no
+    token's.
+
+    >>> from transformers import RobertaConfig, RobertaModel
+    >>> small = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 1, "vocab_size": 9}
+    >>> learned_positions(RobertaModel(RobertaConfig(**small, max_position_embeddings=66, pad_token_id=1)))
+    64
+    """
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding):
+            padding = getattr(module, "padding_idx", None)
+            return table.num_embeddings - (padding + 1 if isinstance(padding, int) else 0)
+    return None
+
+
 def view(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
     """Return the same model running only the given layers; every weight is shared, nothing is copied.
 

@@ -22,9 +22,10 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from matryoshka2d.encoder import architectures, loading
-from matryoshka2d.encoder.finite import check_finite
+from matryoshka2d.encoder.finite import check_finite, check_weights
 from matryoshka2d.encoder.heads import ExitHeads, identity_dense
 from matryoshka2d.encoder.hub import hub_arguments
+from matryoshka2d.encoder.tokenizer_settings import settle_tokenizer
 from matryoshka2d.errors import UserError
 from matryoshka2d.size import Size, default_sizes
 
@@ -52,12 +53,14 @@ class ElasticEncoder(SentenceTransformer):
         ``"mean"``, ``"cls"`` or ``"last"``: how a plain transformers checkpoint is pooled. Only for
         checkpoints without a pooling of their own.
     **kwargs
-        Everything else that `SentenceTransformer` takes: ``device``, ``prompts``, ``model_kwargs`` …
+        Everything else that `SentenceTransformer` takes: ``device``, ``prompts``, ``model_kwargs`` … but
+        ``truncate_dim``: the width is the model's own, whatever its config says, and a size cuts it.
 
     Raises
     ------
     UserError
-        If the model cannot be found, has no weights, is of an unknown architecture, or lacks the size.
+        If the model cannot be found, has no weights or such as are not finite, is of an unknown
+        architecture, or lacks the size.
 
     Examples
     --------
@@ -79,6 +82,8 @@ class ElasticEncoder(SentenceTransformer):
     ) -> None:
         self._size: Size | None = None
         wanted = None if size is None else Size.parse(size)
+        if kwargs.get("truncate_dim") is not None:
+            raise UserError("truncate_dim cuts no exit: name a size instead, as size='6x128'")
         if model_name_or_path is not None:
             name = loading.check_model(str(model_name_or_path))
             kwargs = hub_arguments(name, kwargs)
@@ -86,14 +91,18 @@ class ElasticEncoder(SentenceTransformer):
                 super().__init__(**loading.init_arguments(name, wanted, pooling, kwargs))
         else:
             super().__init__(**kwargs)
+        # Its config may cut vectors; here a size does.
+        self.truncate_dim = None
         if not isinstance(self[0], Transformer):
             raise architectures.UnknownArchitectureError(
                 f"the model starts with {type(self[0]).__name__}, which has no layers"
             )
         architectures.architecture_of(self.base.config)
+        settle_tokenizer(self[0])
         self.record: dict[str, Any] = {}
         if model_name_or_path is not None:
             self._load_elastic_part(name, kwargs)
+            check_weights(self, f"model '{name}'")
         if wanted is not None:
             self._size = wanted.check(self.depth, self.width)
 
@@ -172,7 +181,8 @@ class ElasticEncoder(SentenceTransformer):
 
         The rotation is kept as a stock Dense module before the normalisation, so that stock
         sentence-transformers applies it too, and the heads are turned with it. Vectors made before do not
-        go with those made after. Further training leaves it as it is.
+        go with those made after. Further training leaves it as it is. A model in half precision becomes one
+        in float32, because turned weights that are rounded to half move every cosine.
 
         Parameters
         ----------
@@ -195,6 +205,8 @@ class ElasticEncoder(SentenceTransformer):
         """
         turned = torch.as_tensor(rotation, dtype=torch.float64).cpu()
         check_rotation(turned, self.width)
+        if self.dtype != torch.float32:
+            self.float()
         if not self.rotated:
             self._insert_rotation()
         rotated = cast(Dense, self._modules[_ROTATION]).linear.weight
@@ -465,7 +477,7 @@ class ElasticEncoder(SentenceTransformer):
         Raises
         ------
         UserError
-            If the model lacks that size.
+            If the model lacks that size, or holds weights that are not finite.
 
         Examples
         --------
@@ -475,6 +487,7 @@ class ElasticEncoder(SentenceTransformer):
         (128,)
         """
         wanted = self.check(size)
+        check_weights(self, "the model")
         transformer = copy.deepcopy(without_model(self[0]))
         transformer.model = architectures.cut(self.base, wanted.layers)
         dims = [s.dims for s in self.sizes if s.dims <= wanted.dims]
@@ -512,11 +525,18 @@ class ElasticEncoder(SentenceTransformer):
         train_datasets: list[str] | None = None,
         safe_serialization: bool = True,
     ) -> None:
-        """Save the model; the folder also loads in stock sentence-transformers, as its full size."""
+        """Save the model; the folder also loads in stock sentence-transformers, as its full size.
+
+        Raises
+        ------
+        UserError
+            If the encoder holds one size alone, or weights that are not finite.
+        """
         if self._size is not None:
             raise UserError(
                 f"this encoder holds only size {self._size}: save it with truncate('{self._size}').save(...)"
             )
+        check_weights(self, "the model that was made")
         super().save(path, model_name, create_model_card, train_datasets, safe_serialization)
         folder = Path(path)
         _unlist_heads(folder)
@@ -544,6 +564,8 @@ def cut(vectors: Tensor, dims: int) -> Tensor:
 
 def check_rotation(matrix: Tensor, width: int) -> None:
     """Raise a `UserError` unless a matrix turns vectors of a width and leaves their lengths alone."""
+    if not matrix.isfinite().all():
+        raise UserError("the matrix holds numbers that are not finite: expected a rotation")
     if matrix.shape != (width, width):
         raise UserError(
             f"a rotation of shape {list(matrix.shape)} for vectors of {width} dims: expected "

@@ -7,12 +7,17 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from matryoshka2d.encoder.architectures import architecture_of, cut_config, is_causal
+from matryoshka2d.encoder.finite import check_weights
 from matryoshka2d.encoder.hub import why_silent
+from matryoshka2d.encoder.tokenizer_settings import settle_tokenizer
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.size import Size
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "model*.bin")
@@ -83,6 +88,24 @@ def in_one_line(name: str) -> Iterator[None]:
         missing = isinstance(error, OSError) and not Path(name).is_dir()
         why = f"no such folder, and the hub did not give it: {_of_the_hub(words[0])}" if missing else words[0]
         raise UserError(f"model '{name}' cannot be loaded: {why}") from error
+
+
+def settled(model: SentenceTransformer, name: str) -> SentenceTransformer:
+    """Return a model of any kind, at its own width, its tokenizer ready for batches, its weights finite.
+
+    Raises
+    ------
+    UserError
+        If its tokenizer cannot pad, or a weight is not finite.
+    """
+    from sentence_transformers.base.modules import Transformer
+
+    # Its config may cut vectors; here a size does.
+    model.truncate_dim = None
+    if isinstance(model[0], Transformer):
+        settle_tokenizer(model[0])
+    check_weights(model, f"model '{name}'")
+    return model
 
 
 def _of_the_hub(words: str) -> str:

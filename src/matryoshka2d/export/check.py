@@ -51,19 +51,22 @@ class Tolerance:
         The largest allowed difference of a coordinate.
     cosine
         The smallest allowed cosine.
+    alone
+        The smallest allowed cosine of a text's vector, embedded beside others, to its vector alone.
     """
 
     difference: float = math.inf
     cosine: float = -1.0
+    alone: float = 0.999
 
     def __str__(self) -> str:
-        if self.difference < math.inf:
-            return f"at most {self.difference:g} in any coordinate"
-        return f"cosines of at least {self.cosine:g}"
+        near = f"at most {self.difference:g} in any coordinate"
+        alike = near if self.difference < math.inf else f"cosines of at least {self.cosine:g}"
+        return f"{alike}, and a cosine of at least {self.alone:g} between a text alone and beside others"
 
 
 TOLERANCES = {
-    "fp32": Tolerance(difference=1e-5),
+    "fp32": Tolerance(difference=1e-5, alone=0.99999),
     "bf16": Tolerance(cosine=0.999),
     "fp16": Tolerance(cosine=0.999),
     "int8": Tolerance(cosine=0.95),
@@ -83,21 +86,26 @@ class Agreement:
         The largest difference of a coordinate.
     cosine, mean_cosine
         The smallest cosine and their mean.
+    alone
+        The smallest cosine of a text's vector, embedded beside others, to its vector alone; None if that
+        was not compared.
     """
 
     texts: int
     difference: float
     cosine: float
     mean_cosine: float
+    alone: float | None = None
 
     def within(self, tolerance: Tolerance) -> bool:
         """Return whether it agrees well enough; a vector that is not a number never does."""
-        return self.difference <= tolerance.difference and self.cosine >= tolerance.cosine
+        near = self.difference <= tolerance.difference and self.cosine >= tolerance.cosine
+        return near and (self.alone is None or self.alone >= tolerance.alone)
 
     def __str__(self) -> str:
-        return (
-            f"{self.texts} texts, largest difference {self.difference:.1e}, smallest cosine {self.cosine:.6f}"
-        )
+        near = f"largest difference {self.difference:.1e}, smallest cosine {self.cosine:.6f}"
+        beside = "" if self.alone is None else f", alone and beside others {self.alone:.6f}"
+        return f"{self.texts} texts, {near}{beside}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -106,11 +114,14 @@ class Agreement:
             "largest difference": self.difference,
             "smallest cosine": self.cosine,
             "mean cosine": self.mean_cosine,
+            "smallest cosine alone and beside others": self.alone,
         }
 
 
 def compare(encoder: ElasticEncoder, size: Size, export: Loaded, texts: Sequence[str] = TEXTS) -> Agreement:
     """Embed texts, with every prompt of the model and without one, by both and compare.
+
+    Without a prompt, the export embeds them one by one too: a vector must not depend on its neighbours.
 
     Parameters
     ----------
@@ -128,11 +139,12 @@ def compare(encoder: ElasticEncoder, size: Size, export: Loaded, texts: Sequence
         expected.append(encoder.encode(list(texts), size=size, prompt=prompt, show_progress_bar=False))
         check_finite(expected[-1], texts)
         found.append(export(texts, prompt))
-    return agreement(np.concatenate(found), np.concatenate(expected))
+    alone = np.concatenate([export([text]) for text in texts])
+    return agreement(np.concatenate(found), np.concatenate(expected), alone)
 
 
-def agreement(found: np.ndarray, expected: np.ndarray) -> Agreement:
-    """Compare vectors [texts, dims], row by row.
+def agreement(found: np.ndarray, expected: np.ndarray, alone: np.ndarray | None = None) -> Agreement:
+    """Compare vectors [texts, dims], row by row; those embedded alone are those of the first texts.
 
     Examples
     --------
@@ -142,11 +154,20 @@ def agreement(found: np.ndarray, expected: np.ndarray) -> Agreement:
     if found.shape != expected.shape:
         raise UserError(f"the export gives vectors of shape {found.shape}, the source {expected.shape}")
     found, expected = found.astype(np.float64), expected.astype(np.float64)
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    cosines = (found * expected).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    cosines = _cosines(found, expected)
     return Agreement(
-        len(found), float(np.abs(found - expected).max()), float(cosines.min()), float(cosines.mean())
+        len(found),
+        float(np.abs(found - expected).max()),
+        float(cosines.min()),
+        float(cosines.mean()),
+        None if alone is None else float(_cosines(found[: len(alone)], alone.astype(np.float64)).min()),
     )
+
+
+def _cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    cosines: np.ndarray = (left * right).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return cosines
 
 
 def refuse_unless_equal(size: Size, found: Agreement, precision: str) -> None:

@@ -19,6 +19,7 @@ from torch import nn
 from matryoshka2d.encoder.architectures import layers_of
 from matryoshka2d.encoder.default_model import resolve_model
 from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.finite import check_weights
 from matryoshka2d.errors import UserError, needs
 from matryoshka2d.export.check import (
     TOLERANCES,
@@ -37,6 +38,9 @@ from matryoshka2d.size import Size, parse_sizes
 
 RECORD = "export.json"
 """What an export says of itself: where it came from, how it agrees, what it costs, what made it."""
+
+# Precisions whose numbers end before those of float32.
+_WRITTEN_IN = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def export_model(
     name, encoder = _open(model, pooling, device)
     wanted = _sizes(encoder, size, sizes)
     source = _in_fp32(encoder)
+    check_weights(source, name, _WRITTEN_IN.get(precision))
     with full_disk_in_one_line(target), staged_folder(target, overwrite=overwrite) as folder:
         files = form.write(source, wanted, folder, precision)
         loaded = {one: form.load(folder, file) for one, file in files.items()}

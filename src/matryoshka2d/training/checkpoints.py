@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from matryoshka2d.encoder.finite import weight_not_finite
 from matryoshka2d.errors import UserError
-from matryoshka2d.files import remove_folder, says_no_room
+from matryoshka2d.files import grant_what_the_umask_says, remove_folder, says_no_room
 from matryoshka2d.training import distributed as ranks
 
 _STAGING = "unfinished"
@@ -99,6 +99,7 @@ class WholeCheckpoints(Trainer):
         with ranks.first_alone() as writes:
             if writes:
                 remove_folder(run / name)
+                grant_what_the_umask_says(staging / name)
                 (staging / name).rename(run / name)
                 rotate_checkpoints(str(run), save_total_limit=limit, best_model_checkpoint=self._best(run))
 

@@ -277,7 +277,8 @@ def load_teacher(
         return copy.deepcopy(encoder).requires_grad_(False) if stays else encoder
     path = loading.check_model(resolve_model(name))
     with loading.in_one_line(path):
-        return SentenceTransformer(path, **hub_arguments(path, {"device": device}))
+        teacher = SentenceTransformer(path, **hub_arguments(path, {"device": device}))
+        return loading.settled(teacher, path)
 
 
 def plain_options(options: TrainingOptions) -> TrainingOptions:
