@@ -16,12 +16,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matryoshka2d.data.rows import Row, source_files
 from matryoshka2d.encoding import (
     OUTPUTS,
     WRITERS,
-    Row,
     Survey,
-    check_source,
     embedded_chunks,
     look_over,
     progress,
@@ -82,7 +81,6 @@ def check_folder(
         If a file, the column or a text is not usable, or the folder holds something else.
     """
     source, folder = Path(source), Path(folder)
-    check_source(source)
     if suffix not in OUTPUTS:
         raise UserError(f"shards cannot end in '{suffix}': expected {', '.join(OUTPUTS)}")
     if not (folder / MANIFEST).is_file():
@@ -110,7 +108,7 @@ def encode_shards(
     engine
         The engine.
     source
-        ``.txt`` with one text a line, ``.jsonl`` or ``.parquet``.
+        As in `encode_file`.
     folder
         Where the shards go: ``part-00000.parquet`` and so on, and ``manifest.json``.
     size, prompt_name
@@ -145,6 +143,7 @@ def encode_shards(
         "rows": survey.rows,
         "rows_per_shard": rows_per_shard,
         "column": survey.column,
+        "title": survey.title,
         "size": str(wanted),
         "engine": engine.name,
         "precision": engine.precision,
@@ -156,7 +155,7 @@ def encode_shards(
     }
     _begin(folder, manifest, overwrite=overwrite)
     found = 0
-    rows = (row for numbered in row_chunks(source) for _, row in numbered)
+    rows = (row for chunk in row_chunks(source) for row in chunk)
     with progress(survey.rows, show_progress_bar) as bar:
         for number in range(shards):
             path = folder / f"part-{number:05d}{suffix}"
@@ -168,7 +167,7 @@ def encode_shards(
                 continue
             chunks = _chunked(islice(rows, count))
             with staged_file(path) as temporary:
-                embedded = embedded_chunks(engine, chunks, survey.column, wanted, prompt_name, bar)
+                embedded = embedded_chunks(engine, chunks, survey, wanted, prompt_name, bar)
                 WRITERS[suffix](temporary, embedded, replace(survey, rows=count), wanted.dims)
     return Shards(survey.rows, shards, found)
 
@@ -195,8 +194,12 @@ def _begin(folder: Path, manifest: dict[str, Any], *, overwrite: bool) -> None:
 
 
 def _hash(source: Path) -> str:
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    digest = hashlib.blake2b()
+    for path in source_files(source):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:32]
 
 
 def _skip(rows: Iterator[Row], count: int) -> None:

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from matryoshka2d.data.readers import is_hub_name, read_rows
+from matryoshka2d.data.readers import read_rows
+from matryoshka2d.data.rows import is_hub_name
 from matryoshka2d.data.streams import open_stream
 from matryoshka2d.errors import UserError
 

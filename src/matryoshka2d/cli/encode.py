@@ -25,7 +25,10 @@ from matryoshka2d.cli.common import (
 def encode(
     model: Model,
     input: Annotated[
-        Path, typer.Argument(help="Texts: .txt (one a line; blank lines get no vector), .jsonl or .parquet.")
+        Path,
+        typer.Argument(
+            help="Texts: .txt (one a line; blank lines get no vector), JSONL, CSV, TSV, Parquet; or a folder."
+        ),
     ],
     output: Annotated[
         Path, typer.Argument(help="Vectors: .npy, .parquet or .jsonl; or a folder, for shards and resuming.")

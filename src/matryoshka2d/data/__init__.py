@@ -33,7 +33,8 @@ if TYPE_CHECKING:
         text_columns,
     )
     from matryoshka2d.data.mixing import Mixture, open_mixture, read_mixture
-    from matryoshka2d.data.readers import is_hub_name, read_rows
+    from matryoshka2d.data.readers import read_rows
+    from matryoshka2d.data.rows import is_hub_name
     from matryoshka2d.data.stream_batches import StreamBatchSampler
     from matryoshka2d.data.streams import Stream, open_stream
 
@@ -44,7 +45,8 @@ _HOMES = {
         *("Format", "format_of", "recognise", "text_columns"),
     ),
     "mixing": ("Mixture", "open_mixture", "read_mixture"),
-    "readers": ("is_hub_name", "read_rows"),
+    "readers": ("read_rows",),
+    "rows": ("is_hub_name",),
     "stream_batches": ("StreamBatchSampler",),
     "streams": ("Stream", "open_stream"),
 }

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from matryoshka2d.data import SCORE
+from matryoshka2d.data.rows import Row
 from matryoshka2d.data.stream_batches import DATASET
-from matryoshka2d.data.streams import Row
 
 LABEL = "label"
 
