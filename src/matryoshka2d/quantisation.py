@@ -78,10 +78,10 @@ class Quantiser:
             )
         check_vectors(vectors)
         # Bits are cut at 0 and have no range.
-        fewest = 1 if precision.endswith("binary") else 2
+        fewest, said = (1, "one") if precision.endswith("binary") else (2, "two")
         if len(vectors) < fewest:
             raise UserError(
-                f"too few vectors for a range ({len(vectors)}): give at least {fewest}, better some thousand"
+                f"too few vectors for a range ({len(vectors)}): give at least {said}, better some thousand"
             )
         return cls(precision, np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32))
 

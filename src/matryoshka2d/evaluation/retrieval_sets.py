@@ -153,9 +153,11 @@ def _part(root: Path, name: str) -> Path:
 
 def _texts(file: Path, *, may_be_empty: bool) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for place, row in _placed_rows(file):
-        text = row.get("text")
-        key = row.get("_id", row.get("id"))
+    for place, given in _placed_rows(file):
+        row = {name.casefold(): value for name, value in given.items()}
+        key, text = row.get("_id", row.get("id")), row.get("text")
+        if may_be_empty and "text" in row and text is None:
+            text = ""
         if key is None or not isinstance(text, str):
             raise UserError(f'{place}: expected {{"_id": ..., "text": ...}}')
         key = str(key)
