@@ -209,6 +209,8 @@ def look_over(source: Path, column: str | None, *, with_schema: bool) -> Survey:
     title = title_column(names, name) if column is None else None
     if title is not None:
         note_once(f"{source}: '{title}' is put before '{name}'; --column {name} leaves it out")
+    if len(empty) == total:
+        raise UserError(f"{source}: every text of column '{name}' is empty: expected one at least")
     if empty:
         note_once(f"{source}: texts that are empty: {len(empty)}, first {empty[0]}")
     return Survey(total, name, title, _joined(schemas, source) if with_schema else None)

@@ -98,12 +98,15 @@ class Stream:
         UserError
             If a row is wrong; the message names the file and the line.
         """
-        empty: list[str] = []
+        empty, kept = list[str](), 0
         for table in shard.tables(
             _needed(self.layout, self.split is not None and SPLIT_COLUMN in shard.names)
         ):
-            yield self._checked(table, empty)
-        if empty:
+            columns = self._checked(table, empty)
+            kept += len(next(iter(columns.values())))
+            yield columns
+        # Where none is left, that is said instead.
+        if empty and kept:
             note_once(f"{shard.source}: rows without a text are left out: {len(empty)}, first {empty[0]}")
 
     def _checked(self, table: Table, empty: list[str]) -> dict[str, list[Any]]:
