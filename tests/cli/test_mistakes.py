@@ -185,8 +185,16 @@ class TestBeforeAnyModelIsLoaded:
             ("header.tsv", "score\tsentence1\tsentence2\n", "has no rows"),
             ("columns.tsv", "score\ta\tb\n1\tx\ty\n", "found 'score', 'a', 'b'; expected sentence1"),
             ("short.tsv", "score\tsentence1\tsentence2\n1\tx\n", "line 2: 2 columns, expected the 3"),
-            ("word.tsv", "score\tsentence1\tsentence2\nhigh\tx\ty\n", "line 2: column 'score' is 'high': expected a number"),
-            ("gap.tsv", "score\tsentence1\tsentence2\n1\tx\ty\n2\t \ty\n", "line 3: column 'sentence1' is empty"),
+            (
+                "word.tsv",
+                "score\tsentence1\tsentence2\nhigh\tx\ty\n",
+                "line 2: column 'score' is 'high': expected a number",
+            ),
+            (
+                "gap.tsv",
+                "score\tsentence1\tsentence2\n1\tx\ty\n2\t \ty\n",
+                "line 3: column 'sentence1' is empty",
+            ),
             ("same.tsv", "score\tsentence1\tsentence2\n1\tx\ty\n1\tx\tz\n", "all with the same score"),
             ("split.csv", "split,score,sentence1,sentence2\ndev,1,x,y\n", "no row with split 'test'.*dev"),
             ("broken.jsonl", '{"score": 1,\n', "line 1: not JSON"),
