@@ -298,7 +298,7 @@ def test_an_empty_text_keeps_its_row_and_is_noted(
     expected = encoder.encode(["a cat", "", "a dog"], size="3x16")
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
     place = "row 2" if name == "in.parquet" else "line 3" if name == "in.csv" else "line 2"
-    assert f"{name}: texts that are empty: 1, first {tmp_path / name}, {place}" in caplog.text
+    assert f"note: 1 of 3 texts are empty, first {tmp_path / name}, {place}" in caplog.text
 
 
 def test_a_title_is_put_before_the_text_unless_the_column_is_named(
@@ -380,3 +380,20 @@ class TestMistakes:
 
     def test_a_hundred_thousand_brackets(self, refused: Callable[..., str]) -> None:
         assert "line 1: not JSON" in refused("in.jsonl", '{"text": ' + "[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["a \ud83d"], r"'a \\ud83d' holds half a surrogate pair"),
+        (["a cat"] * 20 + ["x" * 100 + "\ud83d"], "half a surrogate pair"),
+        (["a cat", None], "None is no text|NoneType"),
+    ],
+)
+def test_what_is_no_text_is_one_line_in_python_too(
+    encoder: ElasticEncoder, texts: list[Any], said: str
+) -> None:
+    for embed in (engine(encoder).embed, encoder.encode, encoder.exits):
+        with pytest.raises(UserError, match=said) as raised:
+            embed(texts)
+        assert len(str(raised.value)) < 100

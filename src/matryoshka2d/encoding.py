@@ -212,7 +212,7 @@ def look_over(source: Path, column: str | None, *, with_schema: bool) -> Survey:
     if len(empty) == total:
         raise UserError(f"{source}: every text of column '{name}' is empty: expected one at least")
     if empty:
-        note_once(f"{source}: texts that are empty: {len(empty)}, first {empty[0]}")
+        note_once(f"{len(empty)} of {total} texts are empty, first {empty[0]}")
     return Survey(total, name, title, _joined(schemas, source) if with_schema else None)
 
 

@@ -42,7 +42,7 @@ def whole_texts(texts: Iterable[object]) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, UnicodeEncodeError) as error:
+    except (TypeError, ValueError) as error:
         for text in texts:
             if text is None or isinstance(text, int | float | bytes):
                 raise UserError(f"{text!r} is no text: expected texts alone") from error

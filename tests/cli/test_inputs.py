@@ -321,7 +321,7 @@ def test_every_command_reads_every_form(
 def test_texts_of_any_kind(seen: Callable[..., tuple[str, str]], command: str, kind: str) -> None:
     outcome, said = seen(command, CHANGED[kind][0])
     if command == "encode":
-        assert ("texts that are empty: 1, first" in said) == (CHANGED[kind][1] == "noted"), said
+        assert ("1 of 3 texts are empty, first" in said) == (CHANGED[kind][1] == "noted"), said
     else:
         assert outcome == expected(command, kind), said
 

@@ -315,7 +315,7 @@ def _of_split(named: dict[T, str], split: str | None, folder: Path) -> list[T]:
     if not chosen:
         problem = "holds several splits" if split is None else f"has no rows of split '{split}'"
         raise UserError(
-            f"{folder} {problem}: found {', '.join(named.values())}; name one, or its files or folder"
+            f"{folder} {problem}: found {', '.join(dict.fromkeys(named.values()))}; name one, or its files or folder"
         )
     return chosen
 
