@@ -4,7 +4,7 @@
 
 Atheris (libFuzzer) changes valid files and texts, guided by the lines of the package that they reach. Each
 target runs in a process of its own; what breaks it is written into the working folder as ``crash-…``.
-An input ends well if it is read, with finite numbers, or refused by a `UserError` of one line; ten seconds
+An input ends well if it is read, with finite numbers, or refused by a `UserError` of one line; thirty seconds
 for one input are a hang, and 4 GB are too much memory.
 """
 
@@ -38,7 +38,7 @@ INSTRUMENTED = (
 )
 Target = Callable[[bytes], None]
 
-SHARES = {"readers": 0.6, "sizes": 0.15, "budget": 0.1, "yaml": 0.05, "prompts": 0.05, "texts": 0.05}
+SHARES = {"readers": 0.4, "sizes": 0.25, "budget": 0.2, "yaml": 0.05, "prompts": 0.05, "texts": 0.05}
 """Which part of the inputs each target gets."""
 
 ROWS = [
@@ -299,7 +299,7 @@ def fuzz(target: str, inputs: int, seed: int) -> None:
         words = work / "words"
         words.write_text("".join('"' + word.replace('"', '\\"') + '"\n' for word in WORDS))
         flags = (
-            *(f"-runs={inputs}", f"-seed={seed + 1}", "-max_len=4096", "-timeout=10", "-rss_limit_mb=4096"),
+            *(f"-runs={inputs}", f"-seed={seed + 1}", "-max_len=4096", "-timeout=30", "-rss_limit_mb=4096"),
             *(f"-dict={words}", "-print_final_stats=1", "-close_fd_mask=0"),
         )
         atheris.Setup([sys.argv[0], *flags, str(corpus)], TARGETS[target](folder))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from matryoshka2d.errors import UserError
 
 _NUMBERS = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?")
-_MOST_SIZES = 100_000
+_MOST_SIZES = 32_768
 """More than any model has: a grid beyond is a slip of the hand, and would fill the memory."""
 _SMALLEST_DEFAULT_DIMS = 8
 

@@ -314,9 +314,8 @@ def _of_split(named: dict[T, str], split: str | None, folder: Path) -> list[T]:
     ]
     if not chosen:
         problem = "holds several splits" if split is None else f"has no rows of split '{split}'"
-        raise UserError(
-            f"{folder} {problem}: found {', '.join(dict.fromkeys(named.values()))}; name one, or its files or folder"
-        )
+        listed = ", ".join(dict.fromkeys(named.values()))
+        raise UserError(f"{folder} {problem}: found {listed}; name one, or its files or folder")
     return chosen
 
 
@@ -524,6 +523,8 @@ def _arrow_shard(path: Path, form: tuple[str, Batches]) -> Shard:
             for batch in islice(batches(path, columns), 1, None):
                 yield _numbered(str(path), batch.to_pylist(), start)
                 start += len(batch)
+            if count is not None and start - 1 != count:
+                raise ValueError(f"{start - 1} rows where {count} are announced")
 
     shard = Shard(str(path), names, count, tables, schema)
     return shard if count is not None or next(tables(None), None) else replace(shard, count=0)
