@@ -232,8 +232,8 @@ def matching(pattern: str | os.PathLike[str]) -> list[Path]:
     >>> matching("no/such-*.parquet")
     []
     """
-    path = Path(pattern)
-    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    # Not `Path.glob`, which knows patterns that it cannot take.
+    return sorted(map(Path, glob.glob(os.fspath(pattern), recursive=True)))  # noqa: PTH207
 
 
 def is_hidden(path: Path) -> bool:
