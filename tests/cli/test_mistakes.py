@@ -137,6 +137,8 @@ class TestBeforeAnyModelIsLoaded:
             ("- a\n- b\n", "holds no options"),
             ("strategy: [mrl\n", "is not YAML"),
             (b"strategy: \xff\xfe\n", "is not YAML"),
+            ("seed: 2024-13-45\n", "is not YAML"),
+            ("seed: " + "[" * 100_000, "is not YAML"),
             ("strategie: mrl\n", "unknown option 'strategie'.*Did you mean 'strategy'"),
             ("batch_size: many\n", "'batch_size' is 'many': expected a whole number"),
             ("strategy_options: 3\n", "expected names and values"),
