@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from matryoshka2d.data.rows import read_tables
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation.retrieval_sets import RetrievalSet
-from matryoshka2d.evaluation.sts import StsSet, json_lines, read_sts, read_text
+from matryoshka2d.evaluation.sts import StsSet, read_sts
 
 DEV_FILES = ("stsb.tsv", "sickr.tsv")
 """The sets of the paper that have a dev split."""
@@ -114,10 +115,11 @@ def read_dev_captions(path: str | os.PathLike[str], *, groups: int = 500) -> Ret
     """
     captions: dict[str, dict[str, None]] = {}
     file = Path(path)
-    for line, row in json_lines(file, read_text(file)):
-        if not all(isinstance(row.get(key), str) for key in ("anchor", "positive", "group")):
-            raise UserError(f"{file} line {line}: expected the texts anchor, positive and group")
-        captions.setdefault(row["group"], {}).update(dict.fromkeys([row["anchor"], row["positive"]]))
+    for table in read_tables(file):
+        for number, row in enumerate(table.rows):
+            if not all(isinstance(row.get(key), str) for key in ("anchor", "positive", "group")):
+                raise UserError(f"{table.place(number)}: expected the texts anchor, positive and group")
+            captions.setdefault(row["group"], {}).update(dict.fromkeys([row["anchor"], row["positive"]]))
     pictures = {group: list(texts) for group, texts in captions.items() if len(texts) > 1}
     if not pictures:
         raise UserError(f"{file} has no group of two captions: expected rows that share a group")

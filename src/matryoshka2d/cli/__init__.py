@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -20,6 +21,7 @@ def main() -> None:
     from matryoshka2d.cli.app import app
     from matryoshka2d.errors import UserError
 
+    _show_notes(quiet=not {"-q", "--quiet"}.isdisjoint(sys.argv))
     # Newer versions of typer carry a click of their own: its class is reached through what typer exports.
     wrong_usage: type[Exception] = typer.BadParameter.__mro__[1]
     try:
@@ -37,6 +39,12 @@ def main() -> None:
     if code == _INTERRUPTED:
         _stop("interrupted: nothing was left half-written", code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_notes(*, quiet: bool) -> None:
+    """Print on stderr what the package notes while it works."""
+    handler = logging.NullHandler() if quiet else logging.StreamHandler()
+    logging.getLogger("matryoshka2d").handlers[:] = [handler]
 
 
 def _one_line(error: Exception) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from matryoshka2d.encoder import architectures, loading
 from matryoshka2d.encoder.heads import ExitHeads, identity_dense
 from matryoshka2d.encoder.hub import hub_arguments
-from matryoshka2d.errors import UserError
+from matryoshka2d.errors import UserError, whole_texts
 from matryoshka2d.losses.columns import exit_columns, table_of
 from matryoshka2d.size import Size, default_sizes
 
@@ -227,7 +227,8 @@ class ElasticEncoder(SentenceTransformer):
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Tokenise; the size has no part in it."""
         kwargs.pop("size", None)
-        features: dict[str, Any] = super().preprocess(inputs, prompt=prompt, **kwargs)
+        with whole_texts(inputs):
+            features: dict[str, Any] = super().preprocess(inputs, prompt=prompt, **kwargs)
         return features
 
     def forward(
@@ -438,7 +439,9 @@ class ElasticEncoder(SentenceTransformer):
         }
         lengths: list[int] = []
         for start in range(0, len(texts), _LENGTHS_AT_ONCE):
-            encoded = self.tokenizer(list(texts[start : start + _LENGTHS_AT_ONCE]), **as_in_batches)
+            some = list(texts[start : start + _LENGTHS_AT_ONCE])
+            with whole_texts(some):
+                encoded = self.tokenizer(some, **as_in_batches)
             lengths += [sum(mask) for mask in encoded["attention_mask"]]
         return lengths
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from matryoshka2d.data.shards import matching
+from matryoshka2d.data.rows import matching
 from matryoshka2d.data.shares import FIXED, MIXES, TEMPERATURE
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import check_free
@@ -237,7 +237,7 @@ class TrainingOptions:
         self._check_stream()
         self._check_workers()
         self._check_mix()
-        shards = [shard for name in self.data if self.streaming for shard in matching(name)]
+        shards = [shard for name in self.data for shard in matching(name)]
         named = (self.model, self.dev, self.teacher, *self.data, *shards)
         check_free(Path(self.output), overwrite=self.overwrite, inputs=[name for name in named if name])
 
