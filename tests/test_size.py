@@ -63,3 +63,14 @@ def test_default_dims_rise_to_the_width(width: int) -> None:
     assert list(dims) == sorted(set(dims))
     assert dims[-1] == width
     assert default_sizes(2, width)[0] == Size(1, dims[0])
+
+
+@pytest.mark.parametrize("text", ["1-99999999x8", "1-999x1-999", "9999999999x8", "1-9999999999x8"])
+def test_a_grid_that_no_model_has_is_refused_at_once(text: str) -> None:
+    with pytest.raises(UserError, match=r"at most|not a number"):
+        parse_sizes(text)
+
+
+def test_a_size_of_too_many_digits_is_no_size() -> None:
+    with pytest.raises(UserError, match="is not a size"):
+        Size.parse("6x" + "9" * 5000)

@@ -405,5 +405,8 @@ def read_yaml(path: Path, kind: str, expected: str) -> Any:
         raise UserError(f"{kind} {path} does not exist: expected {expected}")
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {kind} {path}: {error.strerror or error}") from error
+    # A value such as 2024-13-45 is no date, and some are no value of their tag.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{kind} {path} is not YAML: {error}") from error

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 from matryoshka2d.errors import UserError
 
-_NUMBERS = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
+_NUMBERS = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?")
+_MOST_SIZES = 32_768
+"""More than any model has: a grid beyond is a slip of the hand, and would fill the memory."""
 _SMALLEST_DEFAULT_DIMS = 8
 
 
@@ -69,7 +71,7 @@ class Size:
         """
         if isinstance(text, Size):
             return text
-        match = re.fullmatch(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*", str(text))
+        match = re.fullmatch(r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*", str(text))
         if match is None:
             raise UserError(f"'{text}' is not a size: expected LAYERSxDIMS, as in 6x128")
         return cls(int(match[1]), int(match[2]))
@@ -137,6 +139,8 @@ def _grid(part: str | Size) -> Iterator[Size]:
     if len(sides) != 2:
         raise UserError(f"'{part}' is not a grid of sizes: expected LAYERSxDIMS, as in 6x128 or 1-6x8,16,32")
     layers, dims = (parse_numbers(side, part) for side in sides)
+    if len(layers) * len(dims) > _MOST_SIZES:
+        raise UserError(f"'{part}' names {len(layers) * len(dims)} sizes: expected {_MOST_SIZES} at most")
     yield from (Size(n, d) for n in layers for d in dims)
 
 
@@ -168,6 +172,10 @@ def parse_numbers(text: str, part: str) -> list[int]:
         first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
         if last < first or step < 1:
             raise UserError(f"range '{piece}' in '{part}' is empty: write the smaller number first: 1-6")
+        if (last - first) // step >= _MOST_SIZES:
+            raise UserError(
+                f"range '{piece}' in '{part}' is too long: expected {_MOST_SIZES} numbers at most"
+            )
         numbers.extend(range(first, last + 1, step))
     return numbers
 

@@ -52,7 +52,7 @@ class TestBenchmark:
         assert "Did you mean 'torch'" in refused("benchmark", model, "--engines", "troch")
         assert "Did you mean 'fp32'" in refused("benchmark", model, "--precisions", "fp31")
         assert "too deep" in refused("benchmark", model, "--sizes", "9x8", "--texts", texts, "-q")
-        assert "does not exist" in refused("benchmark", model, "--texts", "no.txt")
+        assert "there is no file" in refused("benchmark", model, "--texts", "no.txt")
 
 
 class TestQuantise:

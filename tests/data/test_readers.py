@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -16,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from matryoshka2d.data.readers import is_hub_name, read_rows
+from matryoshka2d.data.readers import read_rows
+from matryoshka2d.data.rows import is_hub_name
 from matryoshka2d.data.streams import open_stream
 from matryoshka2d.errors import UserError
 
@@ -207,7 +209,7 @@ def test_a_hub_data_set_is_loaded_by_name(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_wrong_rows_of_a_hub_data_set_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = datasets.Dataset.from_dict({"text": ["a", None]})
+    hub = datasets.Dataset.from_dict({"sentence1": ["a"] * 2, "sentence2": ["b"] * 2, "score": [1, None]})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hub)
     assert mistake("owner/name").startswith("owner/name, row 2:")
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hub.select([]))
@@ -261,9 +263,7 @@ HEADER = "sentence1,sentence2,score\n"
         ("f.json", "[\n", 1, "one object a line"),
         ("f.jsonl", "[" * 100_000, 1, "not JSON"),
         ("f.jsonl", '{"text": "a"}\n{"text": 5}\n', 2, "the int 5"),
-        ("f.jsonl", '{"text": "a"}\n{"text": null}\n', 2, "null"),
         ("f.jsonl", '{"text": "a"}\n{"text": ["' + "b" * 200 + '"]}\n', 2, "the list"),
-        ("f.jsonl", '{"text": "a"}\n{"text": " \\t"}\n', 2, "is empty"),
         ("f.jsonl", '{"text": "a"}\n{"txt": "b"}\n', 2, "no 'text'"),
         ("f.jsonl", '{"text": "a"}\n{"text": "\\ud83d"}\n', 2, "surrogate"),
         (
@@ -273,12 +273,10 @@ HEADER = "sentence1,sentence2,score\n"
             "no 'n",
         ),
         ("f.jsonl", '{"anchor": "a", "positive": "b", "group": [1]}\n', 1, "'group'"),
-        ("f.csv", 'text\na\n"b\nc"\n""\n', 5, "is empty"),
         ("f.csv", "anchor,positive\na,b\na,b,c\n", 3, "3 columns, expected the 2"),
         ("f.csv", 'anchor,positive\na,"b\n', 2, "broken CSV"),
         ("f.csv", "text,text\na,b\n", 1, "twice"),
         ("f.tsv", "anchor\tpositive\na\tb\na b\n", 3, "1 columns, expected the 2"),
-        ("f.tsv", "anchor\tpositive\na\tb\na\t \n", 3, "is empty"),
         ("f.csv", HEADER + "a,b,1\na,b,high\n", 3, "'high': expected a number"),
         ("f.csv", HEADER + "a,b,1\na,b,\n", 3, "expected a number"),
         ("f.csv", HEADER + "a,b,1\na,b,nan\n", 3, "'nan': expected a number"),
@@ -292,7 +290,7 @@ HEADER = "sentence1,sentence2,score\n"
         ("f.jsonl", '{"sentence1": "a", "sentence2": "b", "score": null}\n', 1, "None: expected a number"),
         ("f.jsonl", '{"sentence1": "a", "sentence2": "b", "score": 1' + "0" * 400 + "}\n", 1, "a number"),
         ("f.txt", "a\nb\nc\xe9\n".encode("latin-1"), 3, "byte 0xe9 is not UTF-8"),
-        ("f.csv", "anchor,positive\na,b\n".encode("utf-16"), 1, "not UTF-8"),
+        ("f.csv", codecs.BOM_UTF16_LE + b"a\0\n\0\x00\xd8", 1, "not UTF-16"),
         ("f.jsonl.gz", gzip.compress(b'{"text": "a"}\n{"text": 5}\n', mtime=0), 2, "the int 5"),
     ],
 )
@@ -317,7 +315,7 @@ def test_a_wrong_row_is_named_with_its_line(
         ("f.txt", "\n", "is empty"),
         ("f.csv", "anchor,positive\n", "no rows"),
         ("f.tsv", "anchor\tpositive\n\n", "no rows"),
-        ("f.csv", "a;b\nc;d\n", "'a;b'"),
+        ("f.csv", "a;b\nc;d\n", "found 'a', 'b'"),
         ("f.jsonl", "{}\n", "found none"),
         ("f.docx", "a", "unknown kind of file '.docx'"),
         ("f.jsnl", "a", "Did you mean '.jsonl'?"),
@@ -335,20 +333,46 @@ def test_a_wrong_file_is_named(tmp_path: Path, name: str, content: str | bytes, 
     assert part in message, message
 
 
+def test_a_wrong_row_of_a_parquet_file_is_named(tmp_path: Path) -> None:
+    row = {"sentence1": "a", "sentence2": "b", "score": 1.0}
+    path = write(tmp_path / "f.parquet", as_parquet([row, row | {"score": None}]))
+    assert mistake(path).startswith(f"{path}, row 2: column 'score' is None: expected a number")
+
+
 @pytest.mark.parametrize(
-    ("row", "part"),
-    [({"text": "  "}, "is empty"), ({"text": None}, "null"), ({"text": "a", "group": None}, None)],
+    ("name", "content", "first"),
+    [
+        ("f.jsonl", b'{"text": "a"}\n{"text": null}\n{"text": "b"}\n{"text": " \\t"}\n', "line 2"),
+        ("f.csv", b'text\na\n"b"\n""\n" "\n', "line 4"),
+        ("f.parquet", as_parquet([{"text": text} for text in ("a", None, "b", " ")]), "row 2"),
+    ],
 )
-def test_a_wrong_row_of_a_parquet_file_is_named(
-    tmp_path: Path, row: dict[str, Any], part: str | None
+def test_rows_without_a_text_are_left_out_with_a_note(
+    tmp_path: Path, name: str, content: bytes, first: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = write(tmp_path / "f.parquet", as_parquet([{"text": "a", "group": "g"}, {"group": "g"} | row]))
-    if part is None:
-        assert len(read_rows(path)) == 2
-    else:
-        message = mistake(path)
-        assert message.startswith(f"{path}, row 2: ")
-        assert part in message
+    path = write(tmp_path / name, content)
+    assert read_rows(path)["text"][:] == ["a", "b"]
+    assert [row["text"] for row in open_stream(path).one_pass(np.random.default_rng(0))] == ["a", "b"]
+    note = f"note: {path}: rows without a text are left out: 2, first {first}"
+    assert [record.getMessage() for record in caplog.records] == [note], "once, however often it is read"
+
+
+def test_a_row_with_half_a_pair_of_texts_is_left_out_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.tsv", "anchor\tpositive\tgroup\na\tb\tx\nc\t \ty\nd\te\tz\n")
+    assert read_rows(path).to_dict() == {"anchor": ["a", "d"], "positive": ["b", "e"], "group": [0, 1]}
+    assert "has no rows whose texts are all there" in mistake(write(tmp_path / "g.jsonl", '{"text": ""}'))
+
+
+def test_a_title_is_put_before_the_text_unless_the_text_is_named(tmp_path: Path) -> None:
+    rows = [
+        {"_id": "1", "title": "Cats", "text": "They sleep."},
+        {"_id": "2", "title": "", "text": "Alone."},
+        {"_id": "3", "title": "Only", "text": ""},
+        {"_id": "4", "title": None, "text": "None."},
+    ]
+    path = write(tmp_path / "corpus.jsonl", as_jsonl(rows))
+    assert read_rows(path)["text"][:] == ["Cats They sleep.", "Alone.", "Only", "None."]
+    assert read_rows(path, {"text": "text"})["text"][:] == ["They sleep.", "Alone.", "None."]
 
 
 def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
@@ -360,7 +384,9 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
     write(tmp_path / "pairs.jsonl", "")
     assert "Did you mean 'pairs.jsonl'?" in mistake(tmp_path / "pair.jsonl")
     assert "does not exist" in mistake(tmp_path / "no" / "pairs.jsonl")
-    assert "is a folder" in mistake(tmp_path)
+    assert "is empty" in mistake(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    assert "holds no data" in mistake(tmp_path / "folder.csv")
 
 
 def test_a_score_outside_of_the_given_range_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from matryoshka2d.data import shards
+from matryoshka2d.data import rows as row_reader
 from matryoshka2d.data.stream_batch_sampler import DATASET, StreamBatchSampler, endless_batches
 from matryoshka2d.data.streams import open_stream
 from matryoshka2d.errors import UserError
@@ -162,7 +162,7 @@ def test_each_process_has_its_part_of_the_same_batches_from_wherever_it_goes_on(
 ) -> None:
     size = share * processes
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "CHUNK", chunk)
+        patch.setattr(row_reader, "CHUNK", chunk)
         made = sampler(Path(folder), counts, parts, batch_size=size, length=12, more=more)
         whole = list(made)
         assert len(whole) == len(made) == 12

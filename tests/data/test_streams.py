@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from matryoshka2d.data import shards, streams
+from matryoshka2d.data import rows as row_reader
+from matryoshka2d.data import streams
 from matryoshka2d.data.mixture import open_mixture
 from matryoshka2d.data.readers import read_rows
 from matryoshka2d.data.row_formats import POSITIVE_PAIRS, SCORED_PAIRS
@@ -54,7 +55,7 @@ def test_its_rows_are_those_that_are_read_at_once(
     )
     rows = data.draw(st.lists(row, min_size=parts, max_size=12))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "CHUNK", chunk)
+        patch.setattr(row_reader, "CHUNK", chunk)
         whole = read_rows(write(Path(folder, name), WRITERS[name](rows))).remove_columns("group").to_list()
         Path(folder, name).unlink()
         for part in range(parts):
@@ -123,7 +124,7 @@ def test_no_more_is_read_than_was_asked_for(tmp_path: Path) -> None:
     lines = [json.dumps(row) for row in NUMBERED[:4]] + ["{broken"]
     path = write(tmp_path / "f.jsonl", "\n".join(lines))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "CHUNK", 2)
+        patch.setattr(row_reader, "CHUNK", 2)
         rows = open_stream(path).one_pass(np.random.default_rng(0))
         assert [next(rows) for _ in range(4)] == NUMBERED[:4]
         with pytest.raises(UserError, match="line 5: not JSON"):
@@ -186,7 +187,7 @@ def test_a_parquet_shard_that_is_broken_inside_is_named(tmp_path: Path) -> None:
 def test_a_scale_is_guessed_from_the_first_rows_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "CHUNK", 4)
+    monkeypatch.setattr(row_reader, "CHUNK", 4)
 
     def scored(name: str, scores: list[float]) -> Path:
         rows = [{"sentence1": "a", "sentence2": "b", "score": score} for score in scores]
@@ -256,5 +257,5 @@ class TestMixtures:
 def test_opening_a_stream_reads_no_more_than_its_first_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "f.jsonl", as_jsonl(NUMBERED) + b"{broken")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "CHUNK", 8)
+        patch.setattr(row_reader, "CHUNK", 8)
         assert streams.open_stream(path).layout.format == POSITIVE_PAIRS

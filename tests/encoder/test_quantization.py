@@ -114,3 +114,21 @@ def test_mistakes_are_one_line() -> None:
         Quantizer.fit(np.zeros((3, 8), dtype=np.int8), "int8")
     with pytest.raises(UserError, match="NaN"):
         Quantizer.fit(np.full((3, 8), np.nan, dtype=np.float32), "int8")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("precision", "rows", "stored"), [("int8", 4, 20), ("ubinary", 1, 3), ("binary", 1, 3)]
+)
+def test_bytes_are_those_of_float32_whatever_was_read(
+    dtype: type, precision: str, rows: int, stored: int
+) -> None:
+    vectors = np.random.default_rng(0).normal(size=(rows, 20)).astype(dtype)
+    loss = recall_loss(vectors, vectors, Quantizer.fit(vectors, precision))
+    assert (loss.bytes_per_vector, loss.exact_bytes_per_vector) == (stored, 80)
+
+
+@pytest.mark.parametrize(("precision", "rows"), [("int8", 1), ("uint8", 0), ("ubinary", 0)])
+def test_too_few_vectors_for_a_range(precision: str, rows: int) -> None:
+    with pytest.raises(UserError, match="too few vectors"):
+        Quantizer.fit(np.ones((rows, 8), dtype=np.float32), precision)

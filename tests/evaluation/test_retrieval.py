@@ -190,9 +190,9 @@ def test_judgements_elsewhere_and_without_a_header(tmp_path: Path) -> None:
     [
         ({"corpus__jsonl": None}, "corpus.jsonl does not exist"),
         ({"corpus__jsonl": "\n"}, "corpus.jsonl is empty"),
-        ({"corpus__jsonl": '{"text": "x"}'}, "corpus.jsonl line 1: expected"),
+        ({"corpus__jsonl": '{"text": "x"}'}, "corpus.jsonl, line 1: expected"),
         ({"corpus__jsonl": '{"_id": 1, "text": "x"}\n' * 2}, "line 2: the id '1' is there twice"),
-        ({"queries__jsonl": "oops"}, "queries.jsonl line 1: not JSON"),
+        ({"queries__jsonl": "oops"}, "queries.jsonl, line 1: not JSON"),
         ({"queries__jsonl": '{"_id": "q1", "text": " "}'}, "the text of 'q1' is empty"),
         ({"qrels__tsv": None}, "no judgements: expected"),
         ({"qrels__tsv": "h\th\ts\nq1\td1\n"}, "qrels.tsv line 2: expected query-id"),

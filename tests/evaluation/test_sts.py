@@ -91,14 +91,17 @@ def test_sets_of_a_folder_without_the_split_are_left_out(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (HEADER.replace("sentence2", "other") + ROWS, "line 1: no column 'sentence2'"),
-        (HEADER + "a\ttest\tfive\tx\ty\n", "line 2: score 'five' is not a number"),
-        (HEADER + "a\ttest\tnan\tx\ty\n", "line 2: score 'nan' is not a number"),
-        (HEADER + "a\ttest\t1\tx\ty\n\na\ttest\t2\t \ty\n", "line 4: sentence1 is empty"),
-        (HEADER + "a\ttest\t1\tx\n", "line 2: 4 columns, expected 5"),
+        (
+            HEADER.replace("sentence2", "other") + ROWS,
+            "found 'subset', 'split', 'score', 'sentence1', 'other'",
+        ),
+        (HEADER + "a\ttest\tfive\tx\ty\n", "toy.tsv, line 2: column 'score' is 'five': expected a number"),
+        (HEADER + "a\ttest\tnan\tx\ty\n", "line 2: column 'score' is 'nan': expected a number"),
+        (HEADER + "a\ttest\t1\tx\ty\n\na\ttest\t2\t \ty\n", "line 4: column 'sentence1' is empty"),
+        (HEADER + "a\ttest\t1\tx\n", "line 2: 4 columns, expected the 5"),
         (HEADER + "a\ttest\t1\tx\ty\na\ttest\t1\tx\ty\n", "2 pairs, all with the same score"),
         (HEADER, "has no rows"),
-        ("", "line 1: no column 'score'"),
+        ("", "is empty"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
@@ -116,21 +119,22 @@ def test_a_missing_split_names_those_that_exist(tmp_path: Path) -> None:
 
 
 def test_missing_places(tmp_path: Path) -> None:
-    assert "does not exist" in message(tmp_path / "nowhere")
+    assert "there is no file" in message(tmp_path / "nowhere")
     assert "no STS file" in message(tmp_path)
-    assert "expected a file that ends in" in message(write(tmp_path, "toy.txt", "x"))
+    assert "unknown kind of file" in message(write(tmp_path, "toy.docx", "x"))
+    assert "expected sentence1+sentence2+score" in message(write(tmp_path, "toy.txt", "x"))
 
 
 def test_wrong_jsonl(tmp_path: Path) -> None:
     assert "line 1: not JSON" in message(write(tmp_path, "a.jsonl", "{"))
-    assert "line 1: expected a JSON object" in message(write(tmp_path, "b.jsonl", "[1]"))
-    assert "line 1: no column 'score'" in message(write(tmp_path, "c.jsonl", '{"sentence1": "x"}'))
+    assert "row 1: a JSON number: expected one object" in message(write(tmp_path, "b.jsonl", "[1]"))
+    assert "expected sentence1+sentence2+score" in message(write(tmp_path, "c.jsonl", '{"sentence1": "x"}'))
 
 
 def test_wrong_encoding(tmp_path: Path) -> None:
     file = tmp_path / "toy.tsv"
     file.write_bytes(HEADER.encode() + b"a\ttest\t1\t\xff\ty\n")
-    assert "is not UTF-8" in message(file)
+    assert "line 2: byte 0xff is not UTF-8" in message(file)
 
 
 def test_two_sets_of_one_name(tmp_path: Path) -> None:

@@ -283,6 +283,50 @@ class TestOverwriting:
         assert (tmp_path / "new" / "deep" / "out.npy").is_file()
 
 
+@pytest.mark.parametrize("name", ["in.jsonl", "in.parquet", "in.csv"])
+def test_an_empty_text_keeps_its_row_and_is_noted(
+    encoder: ElasticEncoder, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if name == "in.csv":
+        (tmp_path / name).write_text('id,text\n1,a cat\n2,""\n3,a dog\n')
+    elif name == "in.parquet":
+        pq.write_table(pa.table({"text": ["a cat", None, "a dog"]}), tmp_path / name)
+    else:
+        write_texts(tmp_path / name, ["a cat", "", "a dog"])
+    assert encode_file(engine(encoder), tmp_path / name, tmp_path / "out.npy") == 3
+    expected = encoder.encode(["a cat", "", "a dog"], size="3x16")
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+    place = "row 2" if name == "in.parquet" else "line 3" if name == "in.csv" else "line 2"
+    assert f"note: 1 of 3 texts are empty, first {tmp_path / name}, {place}" in caplog.text
+
+
+def test_a_title_is_put_before_the_text_unless_the_column_is_named(
+    encoder: ElasticEncoder, tmp_path: Path
+) -> None:
+    path = write_texts(tmp_path / "in.jsonl", ["a cat", "a dog"], Title=["red house", None])
+    for column, texts in ((None, ["red house a cat", "a dog"]), ("text", ["a cat", "a dog"])):
+        encode_file(engine(encoder), path, tmp_path / "out.npy", column=column, overwrite=True)
+        np.testing.assert_allclose(
+            np.load(tmp_path / "out.npy"), encoder.encode(texts, size="3x16"), atol=1e-5
+        )
+
+
+def test_jsonl_has_no_nan(encoder: ElasticEncoder, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a cat"], "score": [float("nan")]}), tmp_path / "in.parquet")
+    (tmp_path / "in.jsonl").write_text('{"text": "a cat", "more": [{"x": NaN}, -Infinity, 1.5]}\n')
+    for name, column, value in (
+        ("in.parquet", "score", None),
+        ("in.jsonl", "more", [{"x": None}, None, 1.5]),
+    ):
+        encode_file(engine(encoder), tmp_path / name, tmp_path / "out.jsonl", overwrite=True)
+
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is no JSON")
+
+        row = json.loads((tmp_path / "out.jsonl").read_text(), parse_constant=refuse)
+        assert row[column] == value
+
+
 class TestMistakes:
     """Each is one line that names the place, and the output is untouched."""
 
@@ -299,26 +343,12 @@ class TestMistakes:
 
         return call
 
-    def test_an_empty_text_in_a_later_chunk_is_found_by_its_line(
-        self, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(encoding, "_CHUNK", 2)
-        content = '{"text": "a"}\n\n{"text": "b"}\n{"text": "c"}\n{"text": ""}\n'
-        assert "line 5: column 'text' is ''" in refused("in.jsonl", content)
-
     def test_the_column_of_the_first_row_holds_for_all(
         self, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(encoding, "_CHUNK", 1)
         content = '{"text": "a"}\n{"sentence": "b"}\n'
-        assert "line 2: column 'text' is None" in refused("in.jsonl", content)
-
-    def test_an_empty_text_of_a_table_is_found_by_its_row(
-        self, encoder: ElasticEncoder, tmp_path: Path
-    ) -> None:
-        pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "in.parquet")
-        with pytest.raises(UserError, match="row 2: column 'text' is None"):
-            encode_file(engine(encoder), tmp_path / "in.parquet", tmp_path / "out.npy")
+        assert "line 2: there is no 'text'" in refused("in.jsonl", content)
 
     def test_an_empty_table(self, encoder: ElasticEncoder, tmp_path: Path) -> None:
         pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "in.parquet")
@@ -337,7 +367,7 @@ class TestMistakes:
 
     def test_half_a_surrogate_pair_in_any_column(self, refused: Callable[..., str]) -> None:
         content = '{"text": "a"}\n{"text": "b", "note": "\\ud83d"}\n'
-        assert "line 2 holds half a surrogate pair" in refused("in.jsonl", content, "out.jsonl")
+        assert "line 2: half a surrogate pair" in refused("in.jsonl", content, "out.jsonl")
 
     def test_a_whole_surrogate_pair_is_a_character(self, encoder: ElasticEncoder, tmp_path: Path) -> None:
         (tmp_path / "in.jsonl").write_text('{"text": "\\ud83d\\ude00"}\n')
@@ -348,4 +378,21 @@ class TestMistakes:
         assert "Did you mean 'query'?" in refused("in.txt", "a cat\n", prompt_name="qurey")
 
     def test_a_hundred_thousand_brackets(self, refused: Callable[..., str]) -> None:
-        assert "line 1 is not JSON" in refused("in.jsonl", '{"text": ' + "[" * 100_000)
+        assert "line 1: not JSON" in refused("in.jsonl", '{"text": ' + "[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["a \ud83d"], r"'a \\ud83d' holds half a surrogate pair"),
+        (["a cat"] * 20 + ["x" * 100 + "\ud83d"], "half a surrogate pair"),
+        (["a cat", None], "None is no text|NoneType"),
+    ],
+)
+def test_what_is_no_text_is_one_line_in_python_too(
+    encoder: ElasticEncoder, texts: list[Any], said: str
+) -> None:
+    for embed in (engine(encoder).embed, encoder.encode, encoder.exits):
+        with pytest.raises(UserError, match=said) as raised:
+            embed(texts)
+        assert len(str(raised.value)) < 100

@@ -51,9 +51,7 @@ def run_app(app: typer.Typer, name: str) -> None:
 
     from matryoshka2d.errors import UserError
 
-    # Rooms without a word for quiet, such as that of files, leave their notes to the log.
-    quiet = not {"-q", "--quiet", "--json"}.isdisjoint(sys.argv)
-    logging.getLogger("matryoshka2d").setLevel(logging.ERROR if quiet else logging.NOTSET)
+    _show_notes(quiet=not {"-q", "--quiet"}.isdisjoint(sys.argv))
     # Newer versions of typer carry a click of their own: its class is reached through what typer exports.
     wrong_usage: type[Exception] = typer.BadParameter.__mro__[1]
     try:
@@ -71,6 +69,12 @@ def run_app(app: typer.Typer, name: str) -> None:
     if code == _INTERRUPTED:
         _stop("interrupted: nothing was left half-written", code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_notes(*, quiet: bool) -> None:
+    """Print on stderr what the package notes while it works."""
+    handler = logging.NullHandler() if quiet else logging.StreamHandler()
+    logging.getLogger("matryoshka2d").handlers[:] = [handler]
 
 
 def _one_line(error: Exception) -> str:

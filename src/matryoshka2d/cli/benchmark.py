@@ -26,7 +26,7 @@ def benchmark(
         str | None, typer.Option(help="Which precisions, with commas. Default: all that suit this machine.")
     ] = None,
     texts: Annotated[
-        Path | None, typer.Option(help="Your own texts, .txt or .jsonl. Default: sentences of Python's docs.")
+        Path | None, typer.Option(help="Your own texts, a file. Default: sentences of Python's docs.")
     ] = None,
     column: Annotated[str | None, typer.Option(help="The column that holds the texts.")] = None,
     limit: Annotated[int, typer.Option(min=2, help="How many texts.")] = 2000,

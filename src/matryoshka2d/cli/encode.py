@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 def encode(
     model: Model,
     input: Annotated[
-        Path, typer.Argument(help="Texts: .txt (one a line; blank lines get no vector), .jsonl or .parquet.")
+        Path,
+        typer.Argument(
+            help="Texts: .txt (one a line; blank lines get no vector), JSONL, CSV, TSV, Parquet; or a folder."
+        ),
     ],
     output: Annotated[
         Path, typer.Argument(help="Vectors: .npy, .parquet or .jsonl; or a folder, for shards and resuming.")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matryoshka2d.data.batch_sampler import DistinctRowsBatchSampler, GroupDroppingCollator
     from matryoshka2d.data.mixture import Mixture, open_mixture, read_mixture
-    from matryoshka2d.data.readers import is_hub_name, read_rows
+    from matryoshka2d.data.readers import read_rows
     from matryoshka2d.data.row_formats import (
         FORMATS,
         GROUP,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         recognise,
         text_columns,
     )
+    from matryoshka2d.data.rows import is_hub_name
     from matryoshka2d.data.stream_batch_sampler import StreamBatchSampler
     from matryoshka2d.data.streams import Stream, open_stream
 
@@ -44,7 +45,8 @@ _HOMES = {
         *("Format", "format_of", "recognise", "text_columns"),
     ),
     "mixture": ("Mixture", "open_mixture", "read_mixture"),
-    "readers": ("is_hub_name", "read_rows"),
+    "readers": ("read_rows",),
+    "rows": ("is_hub_name",),
     "stream_batch_sampler": ("StreamBatchSampler",),
     "streams": ("Stream", "open_stream"),
 }

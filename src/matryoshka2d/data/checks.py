@@ -3,53 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
 from matryoshka2d.data.row_formats import NO_GROUP
-from matryoshka2d.data.tables import MISSING, Table
+from matryoshka2d.data.rows import MISSING, Table
 from matryoshka2d.errors import UserError
 
 _CLASSES = {0.0, 1.0, 2.0}
 
 
 def checked_texts(table: Table, column: str, rows: Sequence[int]) -> list[str]:
-    """Return the texts of a column as they stand, shape (rows,).
+    """Return the texts of a column as they stand, shape (rows,); null is an empty one.
 
     Raises
     ------
     UserError
-        If a value is missing, not a text, blank, or holds half a surrogate pair.
+        If a value is missing or not a text.
     """
-    texts = table.fetch(column, rows)
+    texts = table.column(column, rows)
     for row, text in zip(rows, texts, strict=True):
-        if not isinstance(text, str):
+        if not (isinstance(text, str) or text is None):
             raise _no_text(table, column, row, text)
-        if not text.strip():
-            raise UserError(f"{table.place(row)}: column '{column}' is empty: expected a text")
-        if not text.isascii() and not _is_unicode(text):
-            raise UserError(f"{table.place(row)}: column '{column}' holds half a surrogate pair: remove it")
-    return texts
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return [text or "" for text in texts]
 
 
 def _no_text(table: Table, column: str, row: int, value: object) -> UserError:
     if value is MISSING:
         return UserError(f"{table.place(row)}: there is no '{column}': every row needs the same columns")
-    kind = "null" if value is None else f"the {type(value).__name__} {_short(value)}"
+    kind = f"the {type(value).__name__} {_short(value)}"
     return UserError(f"{table.place(row)}: column '{column}' is {kind}: expected a text")
 
 
-def checked_group_names(table: Table, column: str, rows: Sequence[int]) -> list[str | None]:
-    """Return the groups of a column as texts; None where there is none.
+def checked_groups(table: Table, column: str, rows: Sequence[int]) -> list[str | int]:
+    """Return the groups of a column as texts; `NO_GROUP` where there is none.
 
     Raises
     ------
@@ -57,36 +45,31 @@ def checked_group_names(table: Table, column: str, rows: Sequence[int]) -> list[
         If a group is neither a text nor a number.
     """
     return [
-        _group(table, column, row, value) for row, value in zip(rows, table.fetch(column, rows), strict=True)
+        _group(table, column, row, value) for row, value in zip(rows, table.column(column, rows), strict=True)
     ]
 
 
-def checked_groups(table: Table, column: str, rows: Sequence[int]) -> list[int]:
+def numbered(groups: Sequence[str | int]) -> list[int]:
     """Return the groups of a column, numbered in order of appearance; `NO_GROUP` where there is none.
 
     Numbers and not names, since the trainer's model card shows every column of texts as example sentences.
 
-    Raises
-    ------
-    UserError
-        If a group is neither a text nor a number.
+    >>> numbered(["b", -1, "a", "b"])
+    [0, -1, 1, 0]
     """
     numbers: dict[str, int] = {}
-    return [
-        NO_GROUP if group is None else numbers.setdefault(group, len(numbers))
-        for group in checked_group_names(table, column, rows)
-    ]
+    return [numbers.setdefault(group, len(numbers)) if isinstance(group, str) else group for group in groups]
 
 
-def _group(table: Table, column: str, row: int, value: Any) -> str | None:
+def _group(table: Table, column: str, row: int, value: Any) -> str | int:
     if value is MISSING or value is None or not str(value).strip():
-        return None
+        return NO_GROUP
     if not isinstance(value, str | int | float):
         raise UserError(
             f"{table.place(row)}: column '{column}' is {_short(value)}: expected a text or a number"
         )
     missing = isinstance(value, float) and math.isnan(value)
-    return None if missing else str(value)
+    return NO_GROUP if missing else str(value)
 
 
 def checked_numbers(table: Table, column: str, rows: Sequence[int]) -> list[float]:
@@ -98,7 +81,8 @@ def checked_numbers(table: Table, column: str, rows: Sequence[int]) -> list[floa
         If a value is missing or is not a finite number.
     """
     return [
-        _number(table, column, row, value) for row, value in zip(rows, table.fetch(column, rows), strict=True)
+        _number(table, column, row, value)
+        for row, value in zip(rows, table.column(column, rows), strict=True)
     ]
 
 
@@ -125,44 +109,37 @@ def _as_number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def guessed_range(
-    table: Table, column: str, rows: Sequence[int], scores: Sequence[float]
-) -> tuple[float, float]:
-    """Return the scale of the scores: 0 to 1 or, if any is above 1, the 0 to 5 of STS.
+def guessed_range(column: str, scored: Sequence[tuple[str, float]]) -> tuple[float, float]:
+    """Return the scale of scores, each with where it stands: 0 to 1 or, if any is above 1, the 0 to 5 of STS.
 
     Raises
     ------
     UserError
         If a score is below 0 or above 5, or if the scores look like the classes 0, 1, 2.
     """
-    highest = 5.0 if max(scores) > 1 else 1.0
+    scores = {score: place for place, score in reversed(scored)}
     if set(scores) == _CLASSES:
         raise UserError(
-            f"{table.place(rows[scores.index(2.0)])}: column '{column}' holds only 0, 1 and 2: "
+            f"{scores[2.0]}: column '{column}' holds only 0, 1 and 2: "
             f"these are classes rather than scores; give score_range if they are similarities, as in (0, 2)"
         )
-    check_range(
-        table, column, rows, scores, (0.0, highest), hint="give score_range if their scale is another"
-    )
+    highest = 5.0 if max(scores) > 1 else 1.0
+    check_range(column, scored, (0.0, highest), hint="give score_range if their scale is another")
     return 0.0, highest
 
 
 def check_range(
-    table: Table,
     column: str,
-    rows: Sequence[int],
-    scores: Sequence[float],
+    scored: Iterable[tuple[str, float]],
     score_range: tuple[float, float],
     *,
     hint: str = "mend the row or give another score_range",
 ) -> None:
-    """Raise a `UserError` that names the first row whose score lies outside of the range."""
+    """Raise a `UserError` that names the first place whose score lies outside of the range."""
     low, high = score_range
-    for row, score in zip(rows, scores, strict=True):
+    for place, score in scored:
         if not low <= score <= high:
-            raise UserError(
-                f"{table.place(row)}: column '{column}' is {score:g}, expected {low:g} to {high:g}: {hint}"
-            )
+            raise UserError(f"{place}: column '{column}' is {score:g}, expected {low:g} to {high:g}: {hint}")
 
 
 def _short(value: object, longest: int = 40) -> str:

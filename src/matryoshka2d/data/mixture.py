@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from matryoshka2d.data.readers import is_hub_name, read_rows
+from matryoshka2d.data.lines import without_compression
+from matryoshka2d.data.readers import read_rows
 from matryoshka2d.data.row_formats import Format, format_of
+from matryoshka2d.data.rows import is_hub_name
 from matryoshka2d.data.shares import check_names
 from matryoshka2d.data.streams import Stream, open_stream
 from matryoshka2d.errors import UserError
@@ -134,7 +136,7 @@ def _mixture(
 def _name_of(source: str | os.PathLike[str]) -> str:
     path = Path(source)
     whole = is_hub_name(source) or path.is_dir()
-    stem = path.name if whole else path.name.removesuffix(".gz").rpartition(".")[0]
+    stem = path.name if whole else without_compression(path).rpartition(".")[0]
     # A pattern such as nli/*.parquet says nothing but its folder.
     found = (re.sub(r"\W+", "_", part).strip("_") for part in (stem, path.parent.name))
     return next(filter(None, found), "rows")

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from matryoshka2d.data.rows import title_column
 from matryoshka2d.errors import UserError, did_you_mean
 
 SCORE = "score"
@@ -47,7 +48,7 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "positive": _SECOND,
     "sentence1": _FIRST,
     "sentence2": _SECOND,
-    "text": ("text", "sentence"),
+    "text": ("text", "sentence", "content", "body", "passage", "document"),
     SCORE: ("score", "scores", "label", "labels", "similarity", "similarityscore", "relatednessscore"),
     GROUP: ("group", "groupid", "cluster", "clusterid"),
 }
@@ -104,15 +105,22 @@ class Layout:
         sentence-transformers gathers inputs by prefix and would mix ``negative`` with ``negative_2``.
     group
         The file's column of paraphrase groups, or None.
+    title
+        The file's column of titles that belong before its texts, or None.
     """
 
     format: Format
     columns: tuple[tuple[str, str], ...]
     group: str | None = None
+    title: str | None = None
 
 
 def recognise(
-    found: Sequence[str], named: Mapping[str, str] | None = None, *, source: str = "the data"
+    found: Sequence[str],
+    named: Mapping[str, str] | None = None,
+    *,
+    source: str = "the data",
+    formats: Sequence[Format] = FORMATS,
 ) -> Layout:
     """Recognise a format by the names of the columns.
 
@@ -127,6 +135,8 @@ def recognise(
         column but the group is looked for; otherwise the missing ones are found by their usual names.
     source
         What messages call the data: the name of the file.
+    formats
+        Which formats it may have, the most telling first.
 
     Raises
     ------
@@ -143,20 +153,23 @@ def recognise(
     named = dict(named or {})
     _check_named(found, named, source)
     wanted = {_NEGATIVE if _NAMED_NEGATIVE.fullmatch(name) else name for name in named} - {GROUP}
-    candidates = [known for known in FORMATS if wanted <= set(known.columns)]
+    candidates = [known for known in formats if wanted <= set(known.columns)]
     if not candidates:
         raise UserError(
-            f"{source}: no format has the columns {_listed(sorted(named))}: expected {_expected()}"
+            f"{source}: no format has the columns {_listed(sorted(named))}: expected {_expected(formats)}"
         )
     whole = [known for known in candidates if set(known.columns) == wanted]
     free = [name for name in found if name not in named.values()]
     for known in whole or candidates:
         columns = _match(known, free, named, source)
         if columns is not None:
-            return Layout(known, columns, _find_group(free, named, source))
+            # A text that was named is wanted alone.
+            title = title_column(free, columns[0][1]) if known == TEXTS and "text" not in named else None
+            return Layout(known, columns, _find_group(free, named, source), title)
+    naming = ", or name yours, as in columns anchor=QUESTION positive=ANSWER" if formats is FORMATS else ""
     raise UserError(
-        f"{source}: the columns are not recognised: found {_listed(found)}; expected {_expected()}, "
-        f"or name yours, as in columns anchor=QUESTION positive=ANSWER"
+        f"{source}: the columns are not recognised: found {_listed(found)}; "
+        f"expected {_expected(formats)}{naming}"
     )
 
 
@@ -218,7 +231,9 @@ def _fitting(name: str, free: Sequence[str]) -> list[str]:
     """Return the columns that could have that place; a canonical name comes before merely usual ones."""
     usual = [column for column in free if _folded(column) in USUAL_NAMES[name]]
     canonical = [column for column in usual if column in USUAL_NAMES]
-    return [column for column in usual if column == name] or canonical or usual
+    # Where a similarity stands beside a label, the label is of another kind, as in SICK.
+    scores = [column for column in usual if name == SCORE and not _folded(column).startswith("label")]
+    return [column for column in usual if column == name] or canonical or scores or usual
 
 
 def _only(name: str, fitting: Sequence[str], source: str) -> str:
@@ -251,8 +266,8 @@ def _folded(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name.casefold())
 
 
-def _expected() -> str:
-    return " or ".join("+".join(known.columns) for known in FORMATS)
+def _expected(formats: Sequence[Format]) -> str:
+    return " or ".join("+".join(known.columns) for known in formats)
 
 
 def _listed(names: Iterable[str], longest: int = 40, most: int = 12) -> str:

@@ -15,8 +15,9 @@ from torch.utils.data import Sampler
 
 from matryoshka2d.data.batch_sampler import fold
 from matryoshka2d.data.row_formats import GROUP, NO_GROUP, text_columns
+from matryoshka2d.data.rows import Row
 from matryoshka2d.data.shares import turns
-from matryoshka2d.data.streams import Row, Stream
+from matryoshka2d.data.streams import Stream
 from matryoshka2d.errors import UserError
 
 DATASET = "dataset_name"

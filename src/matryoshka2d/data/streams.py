@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,19 +13,24 @@ import numpy as np
 
 from matryoshka2d.data.checks import (
     check_range,
-    checked_group_names,
+    checked_groups,
     checked_numbers,
     checked_texts,
     guessed_range,
 )
-from matryoshka2d.data.readers import EVERY_SPLIT, SPLIT_COLUMN, check_limit, check_score_range
-from matryoshka2d.data.row_formats import GROUP, NO_GROUP, SCORE, Layout, recognise
-from matryoshka2d.data.shards import Shard, open_shards
-from matryoshka2d.data.tables import Table
+from matryoshka2d.data.row_formats import GROUP, SCORE, Layout, recognise
+from matryoshka2d.data.rows import (
+    EVERY_SPLIT,
+    SPLIT_COLUMN,
+    Row,
+    Shard,
+    Table,
+    is_hub_name,
+    note_once,
+    open_shards,
+    with_title,
+)
 from matryoshka2d.errors import UserError
-
-Row = dict[str, Any]
-"""Canonical column → its value in one row."""
 
 
 @dataclass(frozen=True)
@@ -80,31 +86,57 @@ class Stream:
         return islice(rows, self.limit)
 
     def _rows_of(self, shard: Shard) -> Iterator[Row]:
-        needed = _needed(self.layout, self.split is not None and SPLIT_COLUMN in shard.names)
-        for table in shard.tables(needed):
-            yield from self._checked(table)
+        for columns in self.columns_of(shard):
+            rows = zip(*columns.values(), strict=True)
+            yield from (dict(zip(columns, values, strict=True)) for values in rows)
 
-    def _checked(self, table: Table) -> Iterator[Row]:
-        chosen = _in_split(table, self.split)
-        content: dict[str, Sequence[Any]] = {
-            name: self._scores(table, column, chosen)
-            if name == SCORE
-            else checked_texts(table, column, chosen)
+    def columns_of(self, shard: Shard) -> Iterator[dict[str, list[Any]]]:
+        """Yield the checked columns of a part, some rows at a time; rows with an empty text are left out.
+
+        Raises
+        ------
+        UserError
+            If a row is wrong; the message names the file and the line.
+        """
+        empty, kept = list[str](), 0
+        for table in shard.tables(
+            _needed(self.layout, self.split is not None and SPLIT_COLUMN in shard.names)
+        ):
+            columns = self._checked(table, empty)
+            kept += len(next(iter(columns.values())))
+            yield columns
+        # Where none is left, that is said instead.
+        if empty and kept:
+            note_once(f"{shard.source}: rows without a text are left out: {len(empty)}, first {empty[0]}")
+
+    def _checked(self, table: Table, empty: list[str]) -> dict[str, list[Any]]:
+        chosen = table.of_split(self.split)
+        texts = {
+            name: checked_texts(table, column, chosen)
             for name, column in self.layout.columns
-            if name in self.column_names
+            if name != SCORE and name in self.column_names
         }
+        if self.layout.title is not None:
+            titles = table.column(self.layout.title, chosen)
+            texts = {name: list(map(with_title, titles, column)) for name, column in texts.items()}
+        whole = [all(map(str.strip, row)) for row in zip(*texts.values(), strict=True)]
+        empty += [table.places[row] for row, kept in zip(chosen, whole, strict=True) if not kept]
+        content: dict[str, list[Any]] = {name: _kept(column, whole) for name, column in texts.items()}
+        if not all(whole):
+            chosen = _kept(chosen, whole)
+        if SCORE in self.column_names:
+            content[SCORE] = self._scores(table, dict(self.layout.columns)[SCORE], chosen)
         if self.layout.group is not None and GROUP in self.column_names:
-            groups = checked_group_names(table, self.layout.group, chosen)
-            content[GROUP] = [NO_GROUP if group is None else group for group in groups]
-        return (dict(zip(content, values, strict=True)) for values in zip(*content.values(), strict=True))
+            content[GROUP] = checked_groups(table, self.layout.group, chosen)
+        return {name: content[name] for name in self.column_names}
 
     def _scores(self, table: Table, column: str, chosen: Sequence[int]) -> list[float]:
         assert self.score_range is not None
         scores = checked_numbers(table, column, chosen)
-        hint = "mend the row or give another score range"
+        hint = "mend the row or give another score_range"
         if self.score_range_is_guessed:
             hint = "the first rows have such scores; name the range if it is another, as --score-range 0,5"
-        check_range(table, column, chosen, scores, self.score_range, hint=hint)
+        check_range(column, zip(map(table.place, chosen), scores, strict=True), self.score_range, hint=hint)
         low, high = self.score_range
         return [(score - low) / (high - low) for score in scores]
 
@@ -115,16 +147,19 @@ def open_stream(
     limit: int | None = None,
     split: str | None = "train",
     score_range: tuple[float, float] | None = None,
+    *,
+    whole: bool = False,
 ) -> Stream:
     """Open training data without reading more than the first rows of every shard.
 
     Parameters
     ----------
     source
-        What `read_rows` takes, and also a folder of shards or a pattern, as ``rows/nli-*.parquet``. The
-        columns of all shards are those of the first.
+        What `read_rows` takes. The columns of all shards are those of the first.
     columns, limit, split, score_range
         As in `read_rows`; without `score_range`, the scale of scores is guessed from the first rows.
+    whole
+        Whether to read everything at once: then columns and scales are those of all rows.
 
     Raises
     ------
@@ -145,18 +180,17 @@ def open_stream(
     check_limit(limit)
     check_score_range(score_range)
     source = os.fspath(source)
-    shards, rows = open_shards(source, split)
-    filled = [shard for shard in shards if shard.rows != 0]
-    if not filled:
-        raise UserError(f"{source} has no rows: expected at least one after the names of the columns")
-    layout = recognise(filled[0].names, columns, source=filled[0].source)
-    for shard in filled[1:]:
-        _check_columns(shard, layout, filled[0].source)
-    splits = split not in (None, EVERY_SPLIT) and any(SPLIT_COLUMN in shard.names for shard in filled)
+    shards, rows = open_shards(source, split, hub=True, whole=whole)
+    layout = recognise(shards[0].names, columns, source=shards[0].source)
+    for shard in shards[1:]:
+        _check_columns(shard, layout, shards[0].source)
+    # Of the hub, the split was chosen already.
+    by_column = any(SPLIT_COLUMN in shard.names for shard in shards) and not is_hub_name(source)
+    splits = split not in (None, EVERY_SPLIT) and by_column
     names = [name for name, _ in layout.columns] + ([GROUP] if layout.group else [])
     stream = Stream(
         source=source,
-        shards=tuple(filled),
+        shards=tuple(shards),
         layout=layout,
         rows=None if rows is None or splits else min(rows, limit or rows),
         column_names=tuple(names),
@@ -166,7 +200,7 @@ def open_stream(
     )
     if not layout.format.scored or score_range is not None:
         return stream
-    return replace(stream, score_range=_first_range(stream), score_range_is_guessed=True)
+    return replace(stream, score_range=_guessed(stream, whole), score_range_is_guessed=not whole)
 
 
 def _check_columns(shard: Shard, layout: Layout, first: str) -> None:
@@ -182,22 +216,53 @@ def _check_columns(shard: Shard, layout: Layout, first: str) -> None:
 def _needed(layout: Layout, split: bool) -> list[str]:
     """Return the names of the columns in the files that are read at all."""
     columns = [column for _, column in layout.columns]
-    return [*columns, *([layout.group] if layout.group else []), *([SPLIT_COLUMN] if split else [])]
+    return [*columns, *filter(None, [layout.group, layout.title]), *([SPLIT_COLUMN] if split else [])]
 
 
-def _in_split(table: Table, split: str | None) -> Sequence[int]:
-    every = range(len(table))
-    if split is None or SPLIT_COLUMN not in table.names:
-        return every
-    return [row for row, name in zip(every, table.fetch(SPLIT_COLUMN, every), strict=True) if name == split]
-
-
-def _first_range(stream: Stream) -> tuple[float, float]:
-    """Guess the scale of the scores from the first rows that are trained on."""
+def _guessed(stream: Stream, whole: bool) -> tuple[float, float]:
+    """Guess the scale of the scores from all rows, or from the first that are trained on."""
     column = dict(stream.layout.columns)[SCORE]
+    scored: list[tuple[str, float]] = []
     for shard in stream.shards:
         for table in shard.tables(_needed(stream.layout, stream.split is not None)):
-            chosen = _in_split(table, stream.split)
-            if chosen:
-                return guessed_range(table, column, chosen, checked_numbers(table, column, chosen))
-    raise UserError(f"{stream.source} has no rows of split '{stream.split}'")
+            chosen = table.of_split(stream.split)
+            numbers = checked_numbers(table, column, chosen)
+            scored += zip(map(table.place, chosen), numbers, strict=True)
+            if scored and not whole:
+                return guessed_range(column, scored)
+    if not scored:
+        raise no_rows(stream)
+    return guessed_range(column, scored)
+
+
+def no_rows(stream: Stream) -> UserError:
+    """Return what is said of a stream without rows: of that split, or at all."""
+    if stream.split is None:
+        return UserError(f"{stream.source} has no rows whose texts are all there: expected at least one")
+    tables = (table for shard in stream.shards for table in shard.tables([SPLIT_COLUMN]))
+    found = dict.fromkeys(str(row.get(SPLIT_COLUMN)) for table in tables for row in table.rows)
+    listed = ", ".join(f"'{name}'" for name in list(found)[:12])
+    return UserError(
+        f"{stream.source} has no rows of split '{stream.split}': found {listed}; choose one, or 'all'"
+    )
+
+
+def _kept(values: Sequence[Any], whole: Sequence[bool]) -> list[Any]:
+    return [value for value, kept in zip(values, whole, strict=True) if kept]
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise a `UserError` unless a limit keeps some rows."""
+    if limit is not None and limit < 1:
+        raise UserError(f"limit {limit} keeps no rows: expected 1 or more, or none")
+
+
+def check_score_range(score_range: tuple[float, float] | None) -> None:
+    """Raise a `UserError` unless a range of scores, if there is one, goes upwards."""
+    if score_range is None:
+        return
+    low, high = score_range
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(
+            f"score_range {low:g} to {high:g} is no range: expected lowest, highest, as in (0, 5)"
+        )

@@ -26,7 +26,7 @@ from matryoshka2d.encoder.finite import check_finite, check_weights
 from matryoshka2d.encoder.heads import ExitHeads, identity_dense
 from matryoshka2d.encoder.hub import hub_arguments
 from matryoshka2d.encoder.tokenizer_settings import settle_tokenizer
-from matryoshka2d.errors import UserError
+from matryoshka2d.errors import UserError, whole_texts
 from matryoshka2d.size import Size, default_sizes
 
 _HEADS = "exit_heads"
@@ -241,7 +241,8 @@ class ElasticEncoder(SentenceTransformer):
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Tokenise; the size has no part in it."""
         kwargs.pop("size", None)
-        features: dict[str, Any] = super().preprocess(inputs, prompt=prompt, **kwargs)
+        with whole_texts(inputs):
+            features: dict[str, Any] = super().preprocess(inputs, prompt=prompt, **kwargs)
         return features
 
     def forward(
@@ -456,7 +457,9 @@ class ElasticEncoder(SentenceTransformer):
         }
         lengths: list[int] = []
         for start in range(0, len(texts), _LENGTHS_AT_ONCE):
-            encoded = self.tokenizer(list(texts[start : start + _LENGTHS_AT_ONCE]), **as_in_batches)
+            some = list(texts[start : start + _LENGTHS_AT_ONCE])
+            with whole_texts(some):
+                encoded = self.tokenizer(some, **as_in_batches)
             lengths += [sum(mask) for mask in encoded["attention_mask"]]
         return lengths
 

@@ -79,9 +79,11 @@ class Quantizer:
                 f"vectors cannot be written in '{precision}': expected one of {', '.join(PRECISIONS)}.{hint}"
             )
         check_vectors(vectors)
-        if len(vectors) < 2:
+        # Bits are cut at 0 and have no range.
+        fewest, said = (1, "one") if precision.endswith("binary") else (2, "two")
+        if len(vectors) < fewest:
             raise UserError(
-                f"too few vectors for a range ({len(vectors)}): give at least two, better some thousand"
+                f"too few vectors for a range ({len(vectors)}): give at least {said}, better some thousand"
             )
         return cls(precision, np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32))
 
@@ -171,7 +173,8 @@ def recall_loss(queries: Vectors, corpus: Vectors, quantizer: Quantizer, k: int 
         best = _nearest(np.take_along_axis(by_codes, candidates, axis=1), k)
         rescored += _shared(exact, np.take_along_axis(candidates, best, axis=1))
     count = k * len(queries)
-    return RecallLoss(plain / count, rescored / count, k, codes[0].nbytes, corpus[0].nbytes)
+    exact_bytes = corpus.shape[1] * np.dtype(np.float32).itemsize
+    return RecallLoss(plain / count, rescored / count, k, codes[0].nbytes, exact_bytes)
 
 
 def check_vectors(vectors: Codes) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matryoshka2d.data.lines import numbered_lines, without_compression
+from matryoshka2d.data.rows import extension_of, read_tables, with_title
 from matryoshka2d.errors import UserError
-from matryoshka2d.evaluation.sts import json_lines, read_text
 
 _QRELS = ("qrels.tsv", "qrels/test.tsv")
 
@@ -123,6 +124,8 @@ def read_beir(
 
     The folder holds ``corpus.jsonl`` (``_id``, ``text``, maybe ``title``, put before the text),
     ``queries.jsonl`` (``_id``, ``text``) and the judgements, ``query-id corpus-id score``, tab-separated.
+    Corpus and queries may be of any other form that `matryoshka2d.data.read_rows` takes, as
+    ``corpus.parquet`` or a folder ``corpus``.
 
     Parameters
     ----------
@@ -146,8 +149,8 @@ def read_beir(
             f"{root} is not a folder: expected one with corpus.jsonl, queries.jsonl and qrels.tsv, "
             f"or a file of SQuAD or XSum"
         )
-    corpus = _texts(root / "corpus.jsonl", may_be_empty=True)
-    queries = _texts(root / "queries.jsonl", may_be_empty=False)
+    corpus = _texts(_part(root, "corpus"), may_be_empty=True)
+    queries = _texts(_part(root, "queries"), may_be_empty=False)
     shown, file = name or root.resolve().name, _qrels_file(root, qrels)
     taken = file.relative_to(root).as_posix() if qrels is None else ""
     remarks = (
@@ -194,28 +197,48 @@ def _other_qrels(root: Path) -> list[Path]:
     return sorted(file for pattern in ("qrels*.tsv", "qrels/*.tsv") for file in root.glob(pattern))
 
 
+def _part(root: Path, name: str) -> Path:
+    """Return the file, or the folder of files, that holds the corpus or the queries."""
+    found = [
+        child
+        for child in root.iterdir()
+        if child.name.partition(".")[0] == name and (child.is_dir() or extension_of(child))
+    ]
+    if not found:
+        raise UserError(
+            f"{root / name}.jsonl does not exist: expected a BEIR folder with corpus.jsonl and queries.jsonl"
+        )
+    return min(found, key=lambda child: (child.suffix != ".jsonl", child.name))
+
+
 def _texts(file: Path, *, may_be_empty: bool) -> dict[str, str]:
-    if not file.is_file():
-        raise UserError(f"{file} does not exist: expected a BEIR folder with corpus.jsonl and queries.jsonl")
     texts: dict[str, str] = {}
-    for line, row in json_lines(file, read_text(file)):
-        if "_id" not in row or not isinstance(row.get("text"), str):
-            raise UserError(f'{file} line {line}: expected {{"_id": ..., "text": ...}}')
-        key = str(row["_id"])
+    for place, given in _placed_rows(file):
+        row = {name.casefold(): value for name, value in given.items()}
+        key, text = row.get("_id", row.get("id")), row.get("text")
+        if may_be_empty and "text" in row and text is None:
+            text = ""
+        if key is None or not isinstance(text, str):
+            raise UserError(f'{place}: expected {{"_id": ..., "text": ...}}')
+        key = str(key)
         if key in texts:
-            raise UserError(f"{file} line {line}: the id '{key}' is there twice")
-        texts[key] = f"{row.get('title') or ''} {row['text']}".strip()
-        if not texts[key] and not may_be_empty:
-            raise UserError(f"{file} line {line}: the text of '{key}' is empty")
-    if not texts:
-        raise UserError(f"{file} is empty: expected one JSON object a line")
+            raise UserError(f"{place}: the id '{key}' is there twice")
+        texts[key] = with_title(row.get("title"), text)
+        if not texts[key].strip() and not may_be_empty:
+            raise UserError(f"{place}: the text of '{key}' is empty")
     return texts
+
+
+def _placed_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every row of a file with where it stands."""
+    for table in read_tables(file):
+        yield from ((table.place(i), row) for i, row in enumerate(table.rows))
 
 
 def _judgements(file: Path) -> dict[str, dict[str, int]]:
     relevance: dict[str, dict[str, int]] = {}
     started = False
-    for line, content in enumerate(read_text(file).split("\n"), start=1):
+    for line, content in numbered_lines(file):
         if not content.strip():
             continue
         fields = [field.strip() for field in content.strip().split("\t")]
@@ -274,27 +297,28 @@ def read_squad(path: str | os.PathLike[str], *, name: str | None = None) -> Retr
 
 def _is_squad(file: Path) -> bool:
     """Return whether a file holds SQuAD in either of its forms."""
-    start = read_text(file).lstrip()[:1]
-    if file.suffix == ".json" and start == "{":
-        return True
-    first = next(iter(json_lines(file, read_text(file))), (0, {}))[1]
-    return "question" in first
+    return _is_nested(file) or "question" in next(_placed_rows(file))[1]
+
+
+def _is_nested(file: Path) -> bool:
+    """Return whether a file is of the published form: one object, not one a line."""
+    first = next((line for _, line in numbered_lines(file) if line.strip()), "")
+    return without_compression(file).lower().endswith(".json") and first.lstrip().startswith("{")
 
 
 def _squad_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (where it stands, question with its context) for every question that has an answer."""
-    text = read_text(file)
-    if file.suffix != ".json":
-        yield from ((f"line {line}", row) for line, row in json_lines(file, text))
+    if not _is_nested(file):
+        yield from _placed_rows(file)
         return
     try:
-        for article in json.loads(text)["data"]:
+        for article in json.loads("".join(line for _, line in numbered_lines(file)))["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
                     if not question.get("is_impossible", False):
-                        where = f"question {question.get('id', '')}"
+                        where = f"{file} question {question.get('id', '')}"
                         yield where, {**question, "context": paragraph["context"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{file} is not SQuAD: expected data, paragraphs, context and qas "
             f"({type(error).__name__}: {error})"
@@ -321,8 +345,8 @@ def read_xsum(path: str | os.PathLike[str], *, name: str | None = None) -> Retri
         If the file is missing or of another form.
     """
     file = Path(path)
-    rows = ((f"line {line}", {"id": line, **row}) for line, row in json_lines(file, read_text(file)))
-    return _paired(file, rows, _XSUM, name)
+    numbered = enumerate(_placed_rows(file), start=1)
+    return _paired(file, ((place, {"id": i, **row}) for i, (place, row) in numbered), _XSUM, name)
 
 
 # --- what both are: rows of a query and its one document -------------------------------------------------
@@ -367,10 +391,10 @@ def _paired(
         both = (row.get(form.query), row.get(form.document))
         query, document = (text if isinstance(text, str) else "" for text in both)
         if not query.strip() or not document.strip():
-            raise UserError(f"{file} {where}: expected the texts {form.texts}")
+            raise UserError(f"{where}: expected the texts {form.texts}")
         key = str(row.get("id", f"q{len(queries)}"))
         if key in queries:
-            raise UserError(f"{file} {where}: the id '{key}' is there twice")
+            raise UserError(f"{where}: the id '{key}' is there twice")
         found = documents.setdefault(document, f"{form.prefix}{len(documents)}")
         corpus[found], queries[key], relevance[key] = document, query, {found: 1}
     if not queries:

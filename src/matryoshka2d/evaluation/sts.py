@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from matryoshka2d.data.checks import checked_numbers, checked_texts
+from matryoshka2d.data.lines import without_compression
+from matryoshka2d.data.row_formats import SCORED_PAIRS, recognise
+from matryoshka2d.data.rows import (
+    EVERY_SPLIT,
+    EXTENSIONS,
+    SPLIT_COLUMN,
+    Table,
+    extension_of,
+    is_hidden,
+    is_one_set,
+    read_tables,
+)
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.evaluation.cosine import Floats, Indices, Vectors, correlation_of
 from matryoshka2d.evaluation.exits import as_exits, check_cut, dims_by_layer, finite, sizes_of, turn
@@ -25,9 +34,8 @@ from matryoshka2d.size import Size
 PAPER_ORDER = ("sts12", "sts13", "sts14", "sts15", "sts16", "stsb", "sickr")
 """The seven sets of the 2DMSE and AnglE papers, in the order of their tables."""
 
-_SUFFIXES = (".tsv", ".csv", ".jsonl")
-_REQUIRED = ("score", "sentence1", "sentence2")
-_Row = tuple[int, Mapping[str, Any]]
+# In a folder, files of these kinds are notes about the sets.
+_NO_SETS = (".txt", ".json")
 
 
 @dataclass(frozen=True)
@@ -81,18 +89,19 @@ def read_sts(
 ) -> list[StsSet]:
     """Read sentence-similarity sets from files or from a folder of them.
 
-    A file has the columns ``score``, ``sentence1`` and ``sentence2``, and may have ``split``; others are
-    not looked at. ``.tsv`` is tab-separated with a header line and no quoting, ``.csv`` is comma-separated
-    with a header line and the usual quoting, ``.jsonl`` has one object a line. The name of the set is the
-    name of the file.
+    A file has the columns ``score``, ``sentence1`` and ``sentence2``, or other usual names for them, and may
+    have ``split``; others are not looked at. It is of any form that `matryoshka2d.data.read_rows` takes; a
+    ``.tsv`` has no quoting. The name of the set is the name of the file.
 
     Parameters
     ----------
     path
-        One file, several files, or a folder: all its files of these kinds. Of a folder, sets without
-        that split are left out; a file that is named must have it.
+        One file, several files, or a folder: all its files but ``.txt`` and ``.json``. Of a folder, sets
+        without that split are left out; a file that is named must have it. A folder that ``datasets`` saved,
+        or whose files are named after splits, is one set.
     split
         Rows of this split are read; None reads all rows. A file without a ``split`` column is read whole.
+        ``dev`` and ``validation`` are the same.
 
     Returns
     -------
@@ -115,7 +124,7 @@ def read_sts(
     """
     if not isinstance(path, (str, os.PathLike)):
         sets = [_read_set(Path(file), split) for file in path]
-    elif Path(path).is_dir():
+    elif Path(path).is_dir() and not is_one_set(Path(path)):
         sets = _read_folder(Path(path), split)
     else:
         sets = [_read_set(Path(path), split)]
@@ -124,71 +133,73 @@ def read_sts(
 
 
 def _read_folder(folder: Path, split: str | None) -> list[StsSet]:
-    files = sorted((f for f in folder.iterdir() if f.suffix in _SUFFIXES), key=_paper_order)
+    files = sorted((child for child in folder.iterdir() if _is_set(child)), key=_paper_order)
     if not files:
-        raise UserError(f"no STS file in {folder}: expected files that end in {', '.join(_SUFFIXES)}")
-    rows = {file: list(_rows(file)) for file in files}
-    with_split = [file for file in files if not rows[file] or _of_split(rows[file], split)]
+        kinds = ", ".join(kind for kind in EXTENSIONS if kind not in _NO_SETS)
+        raise UserError(f"no STS file in {folder}: expected files that end in {kinds}")
+    tables = {file: _tables(file, split) for file in files}
+    with_split = [file for file in files if _has_split(tables[file], split)]
     if not with_split:
-        raise _no_split(folder, [row for file in files for row in rows[file]], split)
-    return [_to_set(file, rows[file], split) for file in with_split]
+        raise _no_split(folder, [table for file in files for table in tables[file]], split)
+    return [_to_set(file, tables[file], split) for file in with_split]
+
+
+def _is_set(child: Path) -> bool:
+    if is_hidden(child):
+        return False
+    return is_one_set(child) if child.is_dir() else extension_of(child) not in (None, *_NO_SETS)
 
 
 def _paper_order(file: Path) -> tuple[int, str]:
-    known = file.stem in PAPER_ORDER
-    return (PAPER_ORDER.index(file.stem) if known else len(PAPER_ORDER), file.name)
+    known = _name(file) in PAPER_ORDER
+    return (PAPER_ORDER.index(_name(file)) if known else len(PAPER_ORDER), file.name)
+
+
+def _name(file: Path) -> str:
+    return file.name if file.is_dir() else Path(without_compression(file)).stem
 
 
 def _read_set(file: Path, split: str | None) -> StsSet:
-    if not file.exists():
-        raise UserError(f"{file} does not exist: expected an STS file or a folder of them")
-    if file.suffix not in _SUFFIXES:
-        raise UserError(f"{file}: expected a file that ends in {', '.join(_SUFFIXES)}")
-    return _to_set(file, list(_rows(file)), split)
+    tables = _tables(file, split)
+    if not _has_split(tables, split):
+        raise _no_split(file, tables, split)
+    return _to_set(file, tables, split)
 
 
-def _to_set(file: Path, rows: list[_Row], split: str | None) -> StsSet:
-    if not rows:
-        raise UserError(f"{file} has no rows: expected a header line and one pair of sentences a line")
-    chosen = _of_split(rows, split)
-    if not chosen:
-        raise _no_split(file, rows, split)
-    return StsSet(
-        file.stem,
-        tuple(_text(file, line, row, "sentence1") for line, row in chosen),
-        tuple(_text(file, line, row, "sentence2") for line, row in chosen),
-        np.array([_score(file, line, row) for line, row in chosen]),
+def _tables(file: Path, split: str | None) -> list[Table]:
+    return list(read_tables(file, EVERY_SPLIT if split is None else split))
+
+
+def _has_split(tables: Sequence[Table], split: str | None) -> bool:
+    return any(table.of_split(split) for table in tables)
+
+
+def _to_set(file: Path, tables: Sequence[Table], split: str | None) -> StsSet:
+    names = list(dict.fromkeys(name for table in tables for name in table.names))
+    columns = dict(recognise(names, source=str(file), formats=(SCORED_PAIRS,)).columns)
+    chosen = [(table, table.of_split(split)) for table in tables]
+    left, right = (
+        tuple(text for table, rows in chosen for text in _sentences(table, columns[side], rows))
+        for side in ("sentence1", "sentence2")
     )
+    gold = [score for table, rows in chosen for score in checked_numbers(table, columns["score"], rows)]
+    return StsSet(_name(file), left, right, np.array(gold))
 
 
-def _of_split(rows: list[_Row], split: str | None) -> list[_Row]:
-    """Return the rows of a split; a row that names none belongs to every split."""
-    return [(line, row) for line, row in rows if split is None or row.get("split", split) == split]
+def _sentences(table: Table, column: str, rows: Sequence[int]) -> list[str]:
+    sentences = checked_texts(table, column, rows)
+    for row, text in zip(rows, sentences, strict=True):
+        if not text.strip():
+            raise UserError(f"{table.place(row)}: column '{column}' is empty: expected a sentence")
+    return sentences
 
 
-def _no_split(place: Path, rows: list[_Row], split: str | None) -> UserError:
-    splits = sorted({str(row["split"]) for _, row in rows if "split" in row})
+def _no_split(place: Path, tables: Sequence[Table], split: str | None) -> UserError:
+    splits = sorted({str(row[SPLIT_COLUMN]) for table in tables for row in table.rows if SPLIT_COLUMN in row})
     hint = did_you_mean(str(split), splits)
     return UserError(
         f"no row with split '{split}' in {place}: the splits there are {', '.join(splits)}.{hint}"
     )
-
-
-def _text(file: Path, line: int, row: Mapping[str, Any], column: str) -> str:
-    text = row[column]
-    if not isinstance(text, str) or not text.strip():
-        raise UserError(f"{file} line {line}: {column} is empty, expected a sentence")
-    return text
-
-
-def _score(file: Path, line: int, row: Mapping[str, Any]) -> float:
-    try:
-        score = float(row["score"])
-    except (TypeError, ValueError):
-        score = math.nan
-    if not math.isfinite(score):
-        raise UserError(f"{file} line {line}: score '{row['score']}' is not a number")
-    return score
 
 
 def _check_names(sets: list[StsSet]) -> None:
@@ -196,84 +207,6 @@ def _check_names(sets: list[StsSet]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"two sets are called '{twice[0]}': rename one of the files")
-
-
-def _rows(file: Path) -> Iterator[_Row]:
-    """Yield (line number, column → value), the columns checked."""
-    readers: dict[str, Callable[[Path, str], Iterator[_Row]]] = {
-        ".tsv": _tsv_rows,
-        ".csv": _csv_rows,
-        ".jsonl": json_lines,
-    }
-    for line, row in readers[file.suffix](file, read_text(file)):
-        missing = [column for column in _REQUIRED if column not in row]
-        if missing:
-            raise UserError(
-                f"{file} line {line}: no column '{missing[0]}', "
-                f"expected {', '.join(_REQUIRED)} and maybe split"
-            )
-        yield line, row
-
-
-def _tsv_rows(file: Path, text: str) -> Iterator[_Row]:
-    header: list[str] = []
-    # Not splitlines(): a sentence may hold one of the rarer line separators of Unicode.
-    for line, content in enumerate(text.split("\n"), start=1):
-        fields = content.removesuffix("\r").split("\t")
-        if not header:
-            header = _header(file, fields)
-        elif content.strip():
-            yield line, _named(file, line, header, fields)
-
-
-def _csv_rows(file: Path, text: str) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header: list[str] = []
-    for fields in reader:
-        if not header:
-            header = _header(file, fields)
-        elif fields:
-            yield reader.line_num, _named(file, reader.line_num, header, fields)
-
-
-def _header(file: Path, fields: list[str]) -> list[str]:
-    missing = [column for column in _REQUIRED if column not in fields]
-    if missing:
-        raise UserError(
-            f"{file} line 1: no column '{missing[0]}' in the header, expected {', '.join(_REQUIRED)} "
-            f"and maybe split, found {', '.join(fields)}"
-        )
-    return fields
-
-
-def _named(file: Path, line: int, header: list[str], fields: list[str]) -> dict[str, str]:
-    if len(fields) != len(header):
-        raise UserError(f"{file} line {line}: {len(fields)} columns, expected {len(header)} as in the header")
-    return dict(zip(header, fields, strict=True))
-
-
-def json_lines(file: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield (line number, object) for every line that is not blank."""
-    for line, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file} line {line}: not JSON ({error.msg})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{file} line {line}: expected a JSON object such as {{...}}")
-        yield line, row
-
-
-def read_text(file: Path) -> str:
-    """Return the text of a UTF-8 file, without the mark that some editors put first."""
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from matryoshka2d.data.checks import checked_texts
+from matryoshka2d.data.row_formats import USUAL_NAMES
+from matryoshka2d.data.rows import (
+    MISSING,
+    Row,
+    Table,
+    note_once,
+    open_shards,
+    read_tables,
+    source_files,
+    title_column,
+    with_title,
+)
 from matryoshka2d.encoder.finite import NotFiniteError
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import check_file_free, check_free, open_vectors, staged_file
@@ -28,12 +42,10 @@ if TYPE_CHECKING:
     from matryoshka2d.inference import Engine
 
 _CHUNK = 8192
-_INPUTS = (".txt", ".jsonl", ".parquet")
 OUTPUTS = (".npy", ".parquet", ".jsonl")
-_USUAL_COLUMNS = ("text", "sentence", "content", "body", "passage", "document", "query")
+_USUAL_COLUMNS = (*USUAL_NAMES["text"], "query")
 VECTOR_COLUMN = "embedding"
 
-Row = dict[str, Any]
 Chunk = tuple[list[Row], np.ndarray]
 
 
@@ -47,13 +59,21 @@ class Survey:
         How many texts there are.
     column
         The column of texts.
+    title
+        The column of titles that belong before the texts, or None.
     schema
         The columns of a Parquet output but for the vectors; None for other outputs.
     """
 
     rows: int
     column: str
+    title: str | None = None
     schema: pa.Schema | None = None
+
+    def text(self, row: Row) -> str:
+        """Return the text of a row as it is embedded."""
+        text = row[self.column] or ""
+        return text if self.title is None else with_title(row.get(self.title), text)
 
 
 def check_files(
@@ -72,25 +92,12 @@ def check_files(
         If a file, the column or a text is not usable.
     """
     source, target = Path(source), Path(target)
-    check_source(source)
-    _check_suffix("output", target, OUTPUTS)
-    if target.exists() and target.samefile(source):
+    if target.suffix not in OUTPUTS:
+        raise UserError(f"output {target} ends in '{target.suffix}': expected {', '.join(OUTPUTS)}")
+    if target.exists() and source.exists() and target.samefile(source):
         raise UserError(f"{target} is the input itself: choose another output")
     check_file_free(target, overwrite=overwrite)
     return look_over(source, column, with_schema=target.suffix == ".parquet")
-
-
-def check_source(source: Path) -> None:
-    """Raise a `UserError` unless the input is there and of a known form."""
-    if not source.is_file():
-        nearby = [entry.name for entry in source.parent.iterdir()] if source.parent.is_dir() else []
-        raise UserError(f"input {source} does not exist.{did_you_mean(source.name, nearby)}")
-    _check_suffix("input", source, _INPUTS)
-
-
-def _check_suffix(what: str, path: Path, known: tuple[str, ...]) -> None:
-    if path.suffix not in known:
-        raise UserError(f"{what} {path} ends in '{path.suffix}': expected {', '.join(known)}")
 
 
 def check_prompt(prompts: Iterable[str], prompt_name: str | None) -> None:
@@ -121,12 +128,14 @@ def encode_file(
     engine
         The engine.
     source
-        ``.txt`` with one text a line, ``.jsonl`` or ``.parquet``. Blank lines are skipped.
+        A file or folder of any form that `matryoshka2d.data.read_rows` takes, but no name of the hub. Blank
+        lines are skipped; an empty text in a row gets the vector of an empty text, with a note.
     target
         ``.npy`` (float32 [rows, dims]), or ``.parquet`` or ``.jsonl`` with the input's columns and one
         more, ``embedding``; an older column of that name is replaced.
     column
-        The column of texts; by default ``text`` or another usual name, or the only one.
+        The column of texts; by default ``text`` or another usual name, or the only one. A column ``title``
+        is put before ``text``, as `evaluate` does with a corpus; name the column to have it alone.
     size, prompt_name
         As in `Engine.embed`.
     show_progress_bar
@@ -151,21 +160,18 @@ def encode_file(
         progress(survey.rows, show_progress_bar) as bar,
         staged_file(target, overwrite=overwrite) as temporary,
     ):
-        chunks = ([row for _, row in numbered] for numbered in row_chunks(source))
-        embedded = embedded_chunks(engine, chunks, survey.column, wanted, prompt_name, bar)
+        embedded = embedded_chunks(engine, row_chunks(source), survey, wanted, prompt_name, bar)
         WRITERS[target.suffix](temporary, embedded, survey, wanted.dims)
     return survey.rows
 
 
 def read_texts(source: str | os.PathLike[str], *, column: str | None = None) -> list[str]:
-    """Return every text of a file, in order.
+    """Return every text of a file that is not empty, in order.
 
     Parameters
     ----------
-    source
-        ``.txt`` with one text a line, ``.jsonl`` or ``.parquet``. Blank lines are skipped.
-    column
-        The column of texts; by default ``text`` or another usual name, or the only one.
+    source, column
+        As in `encode_file`.
 
     Raises
     ------
@@ -173,15 +179,15 @@ def read_texts(source: str | os.PathLike[str], *, column: str | None = None) -> 
         If the file, the column or a text is not usable.
     """
     path = Path(source)
-    check_source(path)
-    name = look_over(path, column, with_schema=False).column
-    return [row[name] for numbered in row_chunks(path) for _, row in numbered]
+    survey = look_over(path, column, with_schema=False)
+    texts = (survey.text(row) for table in read_tables(path) for row in table.rows)
+    return [text for text in texts if text.strip()]
 
 
 def embedded_chunks(
     engine: Engine,
     chunks: Iterable[list[Row]],
-    column: str,
+    survey: Survey,
     size: Size,
     prompt_name: str | None,
     bar: Any,
@@ -193,7 +199,7 @@ def embedded_chunks(
     """
     for rows in chunks:
         try:
-            vectors = engine.embed([row[column] for row in rows], size, prompt_name=prompt_name)
+            vectors = engine.embed(list(map(survey.text, rows)), size, prompt_name=prompt_name)
         except NotFiniteError as error:
             raise NotFiniteError(error.row, error.text, number=before + error.row + 1) from None
         yield rows, vectors
@@ -210,25 +216,36 @@ def progress(rows: int, show: bool) -> Any:
 
 def look_over(source: Path, column: str | None, *, with_schema: bool) -> Survey:
     """Read the whole input once: see that every row has a text, and which columns there are."""
-    total, name = 0, ""
-    schemas = [_parquet(source).schema_arrow] if source.suffix == ".parquet" and with_schema else []
-    for numbered in row_chunks(source):
-        name = name or _text_column(numbered[0][1], column, source)
-        for place, row in numbered:
-            _check_text(row.get(name), name, source, place)
-        total += len(numbered)
-        if with_schema and source.suffix != ".parquet":
-            schemas.append(_schema([row for _, row in numbered], source))
-    if total == 0:
-        raise UserError(f"{source} is empty: expected at least one text")
-    return Survey(total, name, _joined(schemas, source) if with_schema else None)
+    shards, _ = open_shards(source)
+    name, names, total, empty = "", dict[str, None](), 0, list[str]()
+    schemas = [shard.schema for shard in shards if shard.schema is not None] if with_schema else []
+    for table in (table for shard in shards for table in shard.tables(None)):
+        name = name or _text_column(table, column)
+        empty += _checked(table, name)
+        names |= dict.fromkeys(table.names)
+        total += len(table)
+        if with_schema and shards[0].schema is None:
+            schemas.append(_schema(table, source))
+    title = title_column(names, name) if column is None else None
+    if title is not None:
+        note_once(f"{source}: '{title}' is put before '{name}'; --column {name} leaves it out")
+    if len(empty) == total:
+        raise UserError(f"{source}: every text of column '{name}' is empty: expected one at least")
+    if empty:
+        note_once(f"{len(empty)} of {total} texts are empty, first {empty[0]}")
+    return Survey(total, name, title, _joined(schemas, source) if with_schema else None)
 
 
-def _schema(rows: list[Row], source: Path) -> pa.Schema:
+def _schema(table: Table, source: Path) -> pa.Schema:
     """Return the columns of all rows: a later row may have more than the first."""
-    names = dict.fromkeys(name for row in rows for name in row)
+    every = range(len(table))
     with _as_parquet(source):
-        return pa.schema({name: pa.infer_type([row.get(name) for row in rows]) for name in names})
+        return pa.schema(
+            {
+                name: pa.infer_type([None if v is MISSING else v for v in table.column(name, every)])
+                for name in table.names
+            }
+        )
 
 
 def _joined(schemas: list[pa.Schema], source: Path) -> pa.Schema:
@@ -241,91 +258,41 @@ def _joined(schemas: list[pa.Schema], source: Path) -> pa.Schema:
 def _as_parquet(file: Path) -> Iterator[None]:
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{file} does not fit into Parquet: {reason}; choose a .jsonl output") from error
 
 
-def _check_text(text: Any, column: str, source: Path, place: int) -> None:
-    if not isinstance(text, str) or not text.strip():
-        unit = "row" if source.suffix == ".parquet" else "line"
-        raise UserError(
-            f"{source} {unit} {place}: column '{column}' is {text!r}: expected a text that is not empty"
-        )
+def _checked(table: Table, column: str) -> list[str]:
+    """Return where texts are empty, or raise a `UserError` that names a row without one."""
+    every = range(len(table))
+    texts = checked_texts(table, column, every)
+    return [table.place(row) for row, text in zip(every, texts, strict=True) if not text.strip()]
 
 
-def _text_column(row: Row, column: str | None, source: Path) -> str:
-    names = list(row)
+def _text_column(table: Table, column: str | None) -> str:
+    row = table.rows[0]
     if column is not None:
         if column not in row:
             raise UserError(
-                f"{source} has no column '{column}': it has {', '.join(names)}.{did_you_mean(column, names)}"
+                f"{table.source} has no column '{column}': it has {', '.join(row)}."
+                f"{did_you_mean(column, row)}"
             )
         return column
-    usual = [name for name in _USUAL_COLUMNS if name in row]
+    usual = [name for known in _USUAL_COLUMNS for name in row if name.casefold() == known]
     texts = [name for name, value in row.items() if isinstance(value, str)]
     if usual or len(texts) == 1:
         return (usual or texts)[0]
-    raise UserError(f"{source}: which column holds the texts? Name one of {', '.join(names)} with --column")
+    raise UserError(
+        f"{table.source}: which column holds the texts? Name one of {', '.join(row)} with --column"
+    )
 
 
-# --- reading -------------------------------------------------------------------------------------
-
-
-def row_chunks(source: Path) -> Iterator[list[tuple[int, Row]]]:
-    """Yield the rows with their places in the file, a chunk at a time."""
-    rows = _parquet_rows(source) if source.suffix == ".parquet" else _line_rows(source)
+def row_chunks(source: Path) -> Iterator[list[Row]]:
+    """Yield the rows, a chunk at a time."""
+    rows = (row for table in read_tables(source) for row in table.rows)
     while chunk := list(islice(rows, _CHUNK)):
         yield chunk
-
-
-def _parquet(source: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(source)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{source} is not a Parquet file: {str(error).splitlines()[0]}") from error
-
-
-def _parquet_rows(source: Path) -> Iterator[tuple[int, Row]]:
-    rows = (row for batch in _parquet(source).iter_batches(_CHUNK) for row in batch.to_pylist())
-    yield from enumerate(rows, start=1)
-
-
-def _line_rows(source: Path) -> Iterator[tuple[int, Row]]:
-    # Only a line feed ends a line, and the mark that some editors put first is no part of a text.
-    try:
-        with source.open(encoding="utf-8-sig", newline="\n") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, _row(line, number, source)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
-
-
-def _row(line: str, number: int, source: Path) -> Row:
-    if source.suffix == ".txt":
-        return {"text": line.rstrip("\r\n")}
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", str(error))
-        raise UserError(
-            f"{source} line {number} is not JSON: {reason}; expected one object a line"
-        ) from error
-    if not isinstance(row, dict):
-        raise UserError(
-            f'{source} line {number} is not a JSON object: expected lines such as {{"text": "…"}}'
-        )
-    if "\\ud" in line.lower():
-        _check_unicode(row, number, source)
-    return row
-
-
-def _check_unicode(row: Row, number: int, source: Path) -> None:
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{source} line {number} holds half a surrogate pair: remove it") from error
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -344,9 +311,23 @@ def _write_jsonl(path: Path, chunks: Iterator[Chunk], *_: Any) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as out:
         for rows, vectors in chunks:
             for row, vector in zip(rows, vectors, strict=True):
-                # Parquet holds dates and the like, which JSON writes as text.
-                line = json.dumps({**row, VECTOR_COLUMN: vector.tolist()}, ensure_ascii=False, default=str)
-                out.write(line + "\n")
+                out.write(_as_json({**row, VECTOR_COLUMN: vector.tolist()}) + "\n")
+
+
+def _as_json(row: Row) -> str:
+    """Return a row as JSON, which has neither dates, which become texts, nor NaN, which becomes null."""
+    try:
+        return json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(row), ensure_ascii=False, default=str, allow_nan=False)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_parquet(path: Path, chunks: Iterator[Chunk], survey: Survey, dims: int) -> None:
@@ -414,7 +395,6 @@ def check_folder(
         If a file, the column or a text is not usable, or the folder holds something else.
     """
     source, folder = Path(source), Path(folder)
-    check_source(source)
     if suffix not in OUTPUTS:
         raise UserError(f"shards cannot end in '{suffix}': expected {', '.join(OUTPUTS)}")
     if not (folder / MANIFEST).is_file():
@@ -442,7 +422,7 @@ def encode_shards(
     engine
         The engine.
     source
-        ``.txt`` with one text a line, ``.jsonl`` or ``.parquet``.
+        As in `encode_file`.
     folder
         Where the shards go: ``part-00000.parquet`` and so on, and ``manifest.json``.
     size, prompt_name
@@ -477,6 +457,7 @@ def encode_shards(
         "rows": survey.rows,
         "rows_per_shard": rows_per_shard,
         "column": survey.column,
+        "title": survey.title,
         "size": str(wanted),
         "engine": engine.name,
         "precision": engine.precision,
@@ -488,7 +469,7 @@ def encode_shards(
     }
     _begin(folder, manifest, overwrite=overwrite)
     found = 0
-    rows = (row for numbered in row_chunks(source) for _, row in numbered)
+    rows = (row for chunk in row_chunks(source) for row in chunk)
     with progress(survey.rows, show_progress_bar) as bar:
         for number in range(shards):
             path = folder / f"part-{number:05d}{suffix}"
@@ -501,7 +482,7 @@ def encode_shards(
             chunks = _chunked(islice(rows, count))
             with staged_file(path) as temporary:
                 before = number * rows_per_shard
-                embedded = embedded_chunks(engine, chunks, survey.column, wanted, prompt_name, bar, before)
+                embedded = embedded_chunks(engine, chunks, survey, wanted, prompt_name, bar, before)
                 WRITERS[suffix](temporary, embedded, replace(survey, rows=count), wanted.dims)
     return Shards(survey.rows, shards, found)
 
@@ -528,8 +509,12 @@ def _begin(folder: Path, manifest: dict[str, Any], *, overwrite: bool) -> None:
 
 
 def _hash(source: Path) -> str:
-    with source.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    digest = hashlib.blake2b()
+    for path in source_files(source):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:32]
 
 
 def _skip(rows: Iterator[Row], count: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryoshka2d.encoder.elastic import without_model
-from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.errors import UserError, did_you_mean, whole_texts
 
 if TYPE_CHECKING:
     from matryoshka2d.encoder.elastic import ElasticEncoder
@@ -124,10 +124,11 @@ class TextTokenizer:
         """Tokenise, with the prompt (or the model's default prompt) before every text."""
         words = self._words(prompt, prompt_name)
         skipped = self._prompt_length(words)
-        if self._fast is None:
-            rows = self._slowly(texts, words)
-        else:
-            rows = self._quickly([words + text for text in texts] if words else list(texts))
+        with whole_texts(texts):
+            if self._fast is None:
+                rows = self._slowly(texts, words)
+            else:
+                rows = self._quickly([words + text for text in texts] if words else list(texts))
         lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
         ids = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
         return Tokens(ids, lengths, skipped)

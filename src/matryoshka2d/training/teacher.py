@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from matryoshka2d.data import SCORE, Format
+from matryoshka2d.data.rows import Row
 from matryoshka2d.data.stream_batch_sampler import DATASET
-from matryoshka2d.data.streams import Row
 from matryoshka2d.encoder import loading
 from matryoshka2d.encoder.default_model import resolve_model
 from matryoshka2d.encoder.elastic import ElasticEncoder

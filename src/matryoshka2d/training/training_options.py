@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from matryoshka2d.data.shards import matching
+from matryoshka2d.data.rows import matching
 from matryoshka2d.data.shares import FIXED, MIXES, TEMPERATURE
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import check_free, remove_abandoned
@@ -219,7 +219,7 @@ class TrainingOptions:
         self._check_stream()
         self._check_workers()
         self._check_mix()
-        shards = [shard for name in self.data if self.streaming for shard in matching(name)]
+        shards = [shard for name in self.data for shard in matching(name)]
         named = (self.model, self.dev, self.teacher, *self.data, *shards)
         # A kill may have come when the run was done, and its checkpoints were being removed.
         remove_abandoned(self.run_folder)
