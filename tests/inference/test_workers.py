@@ -65,7 +65,7 @@ def test_a_caller_that_goes_on_does_not_keep_the_threads_from_ending() -> None:
 
     def call() -> None:
         while not ended.is_set():
-            futures.append(workers.submit(tokens, 1))
+            futures.append(workers.submit(tokens, 1).future)
             time.sleep(0.001)
 
     caller = threading.Thread(target=call)

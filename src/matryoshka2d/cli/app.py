@@ -16,6 +16,7 @@ from matryoshka2d.cli.quickstart import quickstart
 from matryoshka2d.cli.report import report
 from matryoshka2d.cli.reproduce import reproduce
 from matryoshka2d.cli.rotate import rotate_command
+from matryoshka2d.cli.serve import serve_command
 from matryoshka2d.cli.train import train_command
 from matryoshka2d.cli.truncate import truncate
 
@@ -52,6 +53,7 @@ app.command("plan")(plan_command)
 app.command()(truncate)
 app.command()(export)
 app.command()(encode)
+app.command("serve")(serve_command)
 app.command()(reproduce)
 app.command()(report)
 app.command()(quantise)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from matryoshka2d.inference.engine import Vectors
 from matryoshka2d.inference.tokens import Tokens
@@ -25,3 +25,14 @@ class Runner(Protocol):
 
     def memory(self) -> Mapping[int, int]:
         """Return layers → bytes of memory that serving this depth takes, for the depths ready to run."""
+
+
+@runtime_checkable
+class MixingRunner(Runner, Protocol):
+    """A runner whose texts may leave one batch after different layers."""
+
+    def leaving(self, tokens: Tokens, depths: Sequence[int]) -> Iterator[Vectors]:
+        """Yield float32 [texts, width] of the texts that leave, those at the end of the batch first.
+
+        `depths` says after how many layers each text leaves, in descending order.
+        """
