@@ -72,7 +72,6 @@ def build_app(state: State) -> ASGIApp:
     app = FastAPI(
         title="matryoshka2d",
         version=openapi.version(),
-        root_path=options.root_path,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,

@@ -62,6 +62,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
+        scope = {**scope, "root_path": self._root_path}
         request = Request(scope)
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
