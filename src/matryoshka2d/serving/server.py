@@ -9,13 +9,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from matryoshka2d.errors import UserError
-from matryoshka2d.serving.app import State, build_app
-from matryoshka2d.serving.catalog import Catalog, load_catalog
 from matryoshka2d.serving.options import ServeOptions
+
+if TYPE_CHECKING:
+    from matryoshka2d.serving.catalog import Catalog
 
 _KEEP_ALIVE = 75
 """Seconds that a connection may idle: longer than proxies keep theirs, so that they end it, not we."""
@@ -48,6 +50,9 @@ def serve(
     """
     options = options or ServeOptions()
     with _bound(options) as listener:
+        # Imported when the port is ours: it takes seconds.
+        from matryoshka2d.serving.catalog import load_catalog
+
         catalog = load_catalog(models, options)
         sys.setswitchinterval(_SWITCH)
         # What is loaded stays: looking through it again and again would hold up requests.
@@ -102,6 +107,8 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, catalog: Catalog, options: ServeOptions, started: Callable[[], None]) -> None:
+        from matryoshka2d.serving.app import State, build_app
+
         self._state = State(catalog, options)
         self._grace = options.grace
         self._told: float | None = None

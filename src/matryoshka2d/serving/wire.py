@@ -35,8 +35,9 @@ def embeddings_body(vectors: Vectors, encoding: Encoding, model: str, tokens: in
 
     Examples
     --------
-    >>> embeddings_body(np.array([[1.0, 0.0]], dtype="<f4"), "base64", "m", 3)
-    b'{"object":"list","data":[{"object":"embedding","index":0,"embedding":"AACAPwAAAAA="}],"model":"m",...
+    >>> body = embeddings_body(np.array([[1.0, 0.0]], dtype="<f4"), "base64", "m", 3)
+    >>> orjson.loads(body)["data"]
+    [{'object': 'embedding', 'index': 0, 'embedding': 'AACAPwAAAAA='}]
     """
     if vectors.dtype.str != "<f4":
         raise TypeError(f"vectors are {vectors.dtype.str}: clients read little-endian float32")
