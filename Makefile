@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN = $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: help quickstart test test-all test-reproduction lint bench docs clean
+.PHONY: help quickstart test test-clients test-all test-reproduction lint bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -16,6 +16,9 @@ quickstart: $(VENV)/.user  ## Make a real model elastic, show its grid, cut a si
 
 test: $(VENV)/.dev  ## Run the tests (about 10 minutes on two cores, 16 on slow ones)
 	$(PYTEST) -m "not slow"
+
+test-clients: $(VENV)/.dev $(VENV)/clients/.ok  ## Run the server's tests with LangChain, LiteLLM and LlamaIndex
+	MATRYOSHKA2D_CLIENTS=$(VENV)/clients/bin/python $(PYTEST) tests/serving/test_clients.py
 
 test-all: $(VENV)/.dev  ## Run every test, the slow ones too
 	$(PYTEST)
@@ -41,6 +44,11 @@ clean:  ## Remove the environment and caches
 $(VENV)/.user: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable ".[quickstart]"
+	touch $@
+
+$(VENV)/clients/.ok: tests/serving/clients.txt
+	$(PYTHON) -m venv $(VENV)/clients
+	$(VENV)/clients/bin/python -m pip install --quiet --requirement tests/serving/clients.txt
 	touch $@
 
 $(VENV)/.dev: pyproject.toml reproduction/pyproject.toml constraints.txt

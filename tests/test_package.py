@@ -121,6 +121,8 @@ ARROWS: dict[str, set[str]] = {
     "export": {"encoder", "evaluation", *GROUND},
     "inference": {"export", "encoder", "evaluation", "data", *GROUND},
     "planning": {"inference", "evaluation", "encoder", *GROUND},
+    "search": {"inference", "evaluation", "encoder", "data", *GROUND},
+    "serving": {"search", "inference", "evaluation", "encoder", *GROUND},
 }
 
 

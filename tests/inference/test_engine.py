@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +124,11 @@ def test_an_error_in_a_batch_reaches_the_caller_and_the_engine_lives_on(
     assert len(engine.embed(tiny.TEXTS)) == len(tiny.TEXTS)
 
 
+@functools.lru_cache
+def _opened(model: str) -> Any:
+    return open_engine(model, "torch", "fp32", device="cpu")
+
+
 class TestTorch:
     @pytest.mark.parametrize("model_type", sorted(ARCHITECTURES))
     @pytest.mark.parametrize("padding_side", ["right", "left"])
@@ -160,6 +167,37 @@ class TestTorch:
         before = encoder.encode(tiny.TEXTS)
         open_engine(encoder, "torch", "bf16").embed(tiny.TEXTS)
         np.testing.assert_array_equal(encoder.encode(tiny.TEXTS), before)
+
+    @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_texts_of_one_batch_leave_at_their_own_depth(
+        self, model: str, encoder: ElasticEncoder, mixed: list[str], data: st.DataObject
+    ) -> None:
+        engine = _opened(model)
+        rows = data.draw(st.lists(st.integers(0, len(mixed) - 1), min_size=1, max_size=12))
+        depths = sorted(data.draw(st.lists(st.integers(1, 4), min_size=len(rows), max_size=len(rows))))[::-1]
+        tokens = engine.tokenizer([mixed[row] for row in rows])
+        left = np.concatenate(list(engine.runner.leaving(tokens, depths))[::-1])
+        alone = [engine.runner.run(tokens.take(np.array([i])), depth)[0] for i, depth in enumerate(depths)]
+        np.testing.assert_allclose(left, alone, atol=5e-6)
+
+    def test_callers_of_several_depths_share_batches(self, model: str, mixed: list[str]) -> None:
+        engine = _opened(model)
+        expected = {n: engine.embed(mixed, Size(n, 32)) for n in range(1, 5)}
+        sizes: list[int] = []
+        engine.watch(lambda texts, _: sizes.append(texts))
+        try:
+            jobs = [
+                (i, 1 + i % 4, engine.begin(engine.tokenizer([mixed[i % 40]]), 1 + i % 4)[0][1])
+                for i in range(200)
+            ]
+            for i, depth, job in jobs:
+                vector = job.future.result(timeout=30)[0]
+                vector = vector / np.linalg.norm(vector)
+                np.testing.assert_allclose(vector, expected[depth][i % 40], atol=2e-6)
+        finally:
+            engine.watch(lambda *_: None)
+        assert sum(sizes) == 200 and max(sizes) > 1
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_the_real_model(self, minilm: str, mixed: list[str], precision: str) -> None:

@@ -80,6 +80,19 @@ def test_a_model_without_a_fast_tokenizer_takes_the_slow_way(
     np.testing.assert_array_equal(quick.lengths, slow.lengths)
 
 
+def test_texts_that_are_cut_are_named(
+    real: ElasticEncoder, tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 256 tokens fit, two of which the tokenizer adds.
+    texts = ["a cat", "cat " * 254, "cat " * 255, "", "cat " * 100_000, "x" * 20_000]
+    expected_cut = [2, 4]
+    tokens, cut = tokenizer.counted(texts)
+    assert cut == expected_cut
+    assert tokens.lengths.tolist()[:5] == [4, 256, 256, 2, 256]
+    monkeypatch.setattr(module, "_fast_tokenizer", lambda *_: None)
+    assert TextTokenizer(real).counted(texts)[1] == expected_cut
+
+
 LENGTHS = st.lists(st.integers(0, 9), min_size=1, max_size=20)
 
 

@@ -65,7 +65,7 @@ def test_a_caller_that_goes_on_does_not_keep_the_threads_from_ending() -> None:
 
     def call() -> None:
         while not ended.is_set():
-            futures.append(workers.submit(tokens, 1))
+            futures.append(workers.submit(tokens, 1).future)
             time.sleep(0.001)
 
     caller = threading.Thread(target=call)
@@ -95,3 +95,41 @@ def test_the_end_waits_for_a_caller_that_is_inside_a_library() -> None:
     inside.wait()
     workers.join()
     assert left.is_set()
+
+
+class Faulty(SlowRunner):
+    """Fails at every batch that holds the token 13."""
+
+    budget = 100
+
+    def run(self, tokens: Tokens, layers: int) -> np.ndarray:
+        self.batches += 1
+        time.sleep(0.02)
+        if 13 in tokens.ids:
+            raise ArithmeticError("13")
+        return np.repeat(tokens.ids[np.cumsum(tokens.lengths) - 1][:, None].astype(np.float32), 4, axis=1)
+
+
+def test_a_text_that_fails_does_so_alone() -> None:
+    runner = Faulty()
+    workers = Workers(runner, threads=1, cores=1)
+    jobs = [workers.submit(Tokens(np.array([i]), np.array([1])), 1, shared=True) for i in range(10, 17)]
+    for i, job in enumerate(jobs, start=10):
+        if i == 13:
+            with pytest.raises(ArithmeticError):
+                job.future.result(timeout=10)
+        else:
+            assert job.future.result(timeout=10).tolist() == [[i] * 4]
+    assert runner.batches > 2
+    workers.join()
+
+
+def test_jobs_that_were_cancelled_do_not_run() -> None:
+    runner = SlowRunner()
+    workers = Workers(runner, threads=1, cores=1)
+    jobs = [workers.submit(Tokens(np.arange(4), np.array([4])), 1) for _ in range(1500)]
+    for job in jobs[1:-1]:
+        job.future.cancel()
+    assert jobs[-1].future.result(timeout=10).shape == (1, 4)
+    assert runner.batches <= 3
+    workers.join()

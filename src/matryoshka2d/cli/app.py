@@ -10,6 +10,7 @@ from matryoshka2d.cli.evaluate import evaluate
 from matryoshka2d.cli.export import export, truncate
 from matryoshka2d.cli.plan import plan_command
 from matryoshka2d.cli.quickstart import quickstart
+from matryoshka2d.cli.serve import serve_command
 from matryoshka2d.cli.train import fit_command, rotate_command, train_command
 
 app = typer.Typer(
@@ -44,5 +45,6 @@ app.command("plan")(plan_command)
 app.command()(truncate)
 app.command()(export)
 app.command()(encode)
+app.command("serve")(serve_command)
 app.command()(quantise)
 app.command()(benchmark)

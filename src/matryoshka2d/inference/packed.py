@@ -88,6 +88,22 @@ class PackedLayers:
             states = layer(states, groups, self.heads, self.kernels)
             yield states
 
+    def leaving(self, tokens: Tokens, depths: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the token states after each layer, of those texts alone that have come so far.
+
+        `depths` says after how many layers each text leaves, in descending order: those that leave are the
+        last ones, and what stays is a view of what was there.
+        """
+        groups = Groups.of(tokens)
+        states = self.embeddings(tokens, groups, self.kernels)
+        for done, layer in enumerate(self.layers[: depths[0]]):
+            staying = sum(depth > done for depth in depths)
+            if staying < len(tokens):
+                tokens = tokens.take(np.arange(staying))
+                groups, states = Groups.of(tokens), states[: len(tokens.ids)]
+            states = layer(states, groups, self.heads, self.kernels)
+            yield states
+
 
 class _Embeddings:
     """Word, position and token type embeddings, summed and normalised."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference.engine import Runner, Vectors
+from matryoshka2d.inference.queueing import Job
 from matryoshka2d.inference.tokens import Integers, TextTokenizer, Tokens
 from matryoshka2d.inference.workers import Workers
 from matryoshka2d.size import Size
@@ -176,6 +177,10 @@ class BatchingEngine:
         """Return the vectors of texts that are tokenised already, float32 [texts, dims]."""
         return self._run([(0, tokens)], len(tokens), self._wanted(size))
 
+    def watch(self, note: Callable[[int, int], object]) -> None:
+        """Have `note` called with the texts and the tokens of every batch, before it runs."""
+        self._workers.watch = note
+
     def _wanted(self, size: str | Size | None) -> Size:
         return self.size if size is None else Size.parse(size).check(self.depth, self.width)
 
@@ -188,11 +193,8 @@ class BatchingEngine:
         waiting: deque[tuple[NDArray[np.int64], Future[Vectors]]] = deque()
         try:
             for start, tokens in chunks:
-                batches = list(self._batches(tokens))
-                shared = len(tokens) == count and len(batches) == 1
-                for rows in batches:
-                    future = self._workers.submit(tokens.take(rows), size.layers, shared=shared)
-                    waiting.append((start + rows, future))
+                begun = self.begin(tokens, size.layers, shared=len(tokens) == count)
+                waiting.extend((start + rows, job.future) for rows, job in begun)
                 while waiting and waiting[0][1].done():
                     _place(out, *waiting.popleft())
             while waiting:
@@ -201,6 +203,36 @@ class BatchingEngine:
             for _, future in waiting:
                 future.cancel()
         return out
+
+    def begin(
+        self, tokens: Tokens, layers: int, *, shared: bool = True, bulk: bool = False
+    ) -> list[tuple[NDArray[np.int64], Job]]:
+        """Queue texts; return (rows, job) of every batch, without waiting for any.
+
+        Parameters
+        ----------
+        tokens
+            The texts.
+        layers
+            After how many layers they leave.
+        shared
+            Whether they may run beside texts of other callers, if they are one batch.
+        bulk
+            Whether nobody waits for them alone: see `matryoshka2d.inference.queueing`.
+
+        Returns
+        -------
+        list
+            Which texts, and the job whose future receives float32 [texts, width], neither cut nor
+            normalised. A text without tokens is in none of them: its vector is zero.
+        """
+        batches = list(self._batches(tokens))
+        shared = shared and len(batches) == 1
+        caller = object()
+        return [
+            (rows, self._workers.submit(tokens.take(rows), layers, shared=shared, bulk=bulk, caller=caller))
+            for rows in batches
+        ]
 
     def _batches(self, tokens: Tokens) -> Iterator[NDArray[np.int64]]:
         """Yield the rows of each batch, ordered by length; the longest texts first, to end on small ones."""

@@ -94,6 +94,17 @@ def join(parts: Sequence[Tokens]) -> Tokens:
     return Tokens(ids, np.concatenate([part.lengths for part in parts]), parts[0].prompt_length)
 
 
+def packed(rows: Sequence[Sequence[int]], prompt_length: int = 0) -> Tokens:
+    """Return some texts, given as ids, laid end to end.
+
+    >>> packed([[1, 2], [3]]).lengths
+    array([2, 1])
+    """
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    ids = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
+    return Tokens(ids, lengths, prompt_length)
+
+
 class TextTokenizer:
     """The tokenizer of an encoder, giving `Tokens`. Safe to share between threads.
 
@@ -115,23 +126,49 @@ class TextTokenizer:
         self._preprocess = transformer.preprocess
         self._skips_prompt = any(getattr(module, "include_prompt", True) is False for module in encoder)
         limit = int(min(getattr(transformer.tokenizer, "model_max_length", _NO_LIMIT), _NO_LIMIT))
-        self._limit = None if limit >= _NO_LIMIT else limit
-        self._fast = _fast_tokenizer(transformer, self._limit)
+        self.limit = None if limit >= _NO_LIMIT else limit
+        """Tokens of which no text keeps more, or None where there is no limit."""
+        self._tokenizer = transformer.tokenizer
+        self.vocabulary = len(self._tokenizer)
+        """How many token ids there are."""
+        self._fast = _fast_tokenizer(transformer, self.limit)
 
     def __call__(
         self, texts: Sequence[str], prompt: str | None = None, prompt_name: str | None = None
     ) -> Tokens:
         """Tokenise, with the prompt (or the model's default prompt) before every text."""
+        return self.counted(texts, prompt, prompt_name)[0]
+
+    def counted(
+        self, texts: Sequence[str], prompt: str | None = None, prompt_name: str | None = None
+    ) -> tuple[Tokens, list[int]]:
+        """Tokenise; return too which texts were longer than the limit, and so were cut.
+
+        Parameters
+        ----------
+        texts
+            The texts.
+        prompt, prompt_name
+            As in `Engine.embed`.
+
+        Returns
+        -------
+        tuple
+            The tokens, and the places of the texts that were cut, ascending.
+
+        Raises
+        ------
+        UserError
+            If the model has no prompt of that name.
+        """
         words = self._words(prompt, prompt_name)
         skipped = self._prompt_length(words)
         with whole_texts(texts):
             if self._fast is None:
-                rows = self._slowly(texts, words)
+                rows, cut = self._slowly(texts, words)
             else:
-                rows = self._quickly([words + text for text in texts] if words else list(texts))
-        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        ids = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
-        return Tokens(ids, lengths, skipped)
+                rows, cut = self._quickly([words + text for text in texts] if words else list(texts))
+        return packed(rows, skipped), cut
 
     def _words(self, prompt: str | None, prompt_name: str | None) -> str | None:
         if prompt is not None:
@@ -147,9 +184,9 @@ class TextTokenizer:
             return 0
         return int(self._preprocess(["text"], prompt=prompt).get("prompt_length") or 0)
 
-    def _quickly(self, texts: list[str]) -> list[list[int]]:
+    def _quickly(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
         assert self._fast is not None
-        heads = texts if self._limit is None else [_head(text, self._limit) for text in texts]
+        heads = texts if self.limit is None else [_head(text, self.limit) for text in texts]
         if len(heads) < _FEW:
             # On this thread: waiting for the tokenizer's own would take longer than the work.
             encodings = [self._fast.encode(head) for head in heads]
@@ -165,15 +202,21 @@ class TextTokenizer:
             whole = self._fast.encode_batch_fast([texts[i] for i in short])
             for i, encoding in zip(short, whole, strict=True):
                 encodings[i] = encoding
-        return [encoding.ids for encoding in encodings]
+        rows = [encoding.ids for encoding in encodings]
+        return rows, [i for i in self._full(rows) if encodings[i].overflowing]
 
-    def _slowly(self, texts: Sequence[str], prompt: str | None) -> list[list[int]]:
+    def _full(self, rows: list[list[int]]) -> list[int]:
+        """Return which texts fill the limit: the only ones that may have been cut."""
+        return [] if self.limit is None else [i for i, row in enumerate(rows) if len(row) >= self.limit]
+
+    def _slowly(self, texts: Sequence[str], prompt: str | None) -> tuple[list[list[int]], list[int]]:
         rows: list[list[int]] = []
         for start in range(0, len(texts), _SLOW_BATCH):
             features = self._preprocess(list(texts[start : start + _SLOW_BATCH]), prompt=prompt)
             pairs = zip(features["input_ids"], features["attention_mask"], strict=True)
             rows += [ids[mask.bool()].tolist() for ids, mask in pairs]
-        return rows
+        whole = {i: self._tokenizer((prompt or "") + texts[i], truncation=False) for i in self._full(rows)}
+        return rows, [i for i, one in whole.items() if len(one["input_ids"]) > len(rows[i])]
 
 
 def _fast_tokenizer(transformer: Any, limit: int | None) -> Any | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,6 +129,19 @@ class PackedRunner:
         states = self.layers(tokens, groups, layers)
         vectors = self._vectors(states, groups, tokens.prompt_length, layers)
         return np.asarray(vectors.numpy(), dtype=np.float32)
+
+    @torch.inference_mode()
+    def leaving(self, tokens: Tokens, depths: Sequence[int]) -> Iterator[Vectors]:
+        """Yield float32 [texts, width] of the texts that leave, the last of the batch first."""
+        staying = len(depths)
+        for layer, states in enumerate(self.layers.leaving(tokens, depths), start=1):
+            left = staying
+            staying = sum(depth > layer for depth in depths)
+            if staying < left:
+                gone = tokens.take(np.arange(staying, left))
+                own = states[len(states) - len(gone.ids) :]
+                vectors = self._vectors(own, Groups.of(gone), tokens.prompt_length, layer)
+                yield np.asarray(vectors.numpy(), dtype=np.float32)
 
     @torch.inference_mode()
     def run_exits(self, tokens: Tokens, layers: int) -> Vectors:

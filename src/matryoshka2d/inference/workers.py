@@ -1,8 +1,9 @@
 """Threads that run batches side by side, each on a core of its own.
 
 One batch spread over all cores waits at the end of every operation for the slowest; one batch a core does
-not. Small jobs that wait at the same time and ask for the same depth run as one batch, so that many callers
-with one text each cost little more than one caller with many.
+not. Small jobs that wait at the same time run as one batch, so that many callers with one text each cost
+little more than one caller with many; where the runner can, texts of several depths too, each leaving at
+its own.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import threading
+import time
 import weakref
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from matryoshka2d.inference.engine import Runner, Vectors
+from matryoshka2d.inference.engine import MixingRunner, Runner, Vectors
+from matryoshka2d.inference.queueing import FairQueue, Job
 from matryoshka2d.inference.tokens import Tokens, join
 
 # Texts that are padded to each other's length should not differ by more.
@@ -37,31 +37,6 @@ def _end_all() -> None:
         workers.join()
 
 
-@dataclass
-class Job:
-    """Some tokens to run through so many layers; `future` receives float32 [texts, width].
-
-    Only a `shared` job may run in one batch with others. The batches of a long call are not shared, so
-    that the same call gives the same bits whoever else is calling.
-    """
-
-    tokens: Tokens
-    layers: int
-    shared: bool
-    future: Future[Vectors] = field(default_factory=Future)
-
-    def joins(self, other: Job, runner: Runner) -> bool:
-        """Whether two jobs compute the same function, on lengths that go together."""
-        if not (self.shared and other.shared):
-            return False
-        if (self.layers, self.tokens.prompt_length) != (other.layers, other.tokens.prompt_length):
-            return False
-        if runner.waste is None:
-            return True
-        longest, shortest = (pick([pick(job.tokens.lengths) for job in (self, other)]) for pick in (max, min))
-        return bool(longest <= _LENGTHS_APART * shortest)
-
-
 class Workers:
     """A queue of jobs and the threads that take from it.
 
@@ -77,7 +52,10 @@ class Workers:
 
     def __init__(self, runner: Runner, threads: int, cores: int) -> None:
         self.runner = runner
-        self._jobs: deque[Job] = deque()
+        self.watch: Callable[[int, int], object] = lambda _texts, _tokens: None
+        """Called with the texts and the tokens of every batch, before it runs."""
+        self._mixing = runner if isinstance(runner, MixingRunner) else None
+        self._jobs = FairQueue(threads)
         self._changed = threading.Condition()
         self._closed = False
         self._callers = 0
@@ -96,16 +74,24 @@ class Workers:
         # Each worker set its own number of cores, which torch also takes as the default of later threads.
         torch.set_num_threads(before)
 
-    def submit(self, tokens: Tokens, layers: int, *, shared: bool = False) -> Future[Vectors]:
-        """Queue a batch; return the promise of float32 [texts, width], which is cancelled after `close`."""
-        job = Job(tokens, layers, shared)
+    def submit(
+        self,
+        tokens: Tokens,
+        layers: int,
+        *,
+        shared: bool = False,
+        bulk: bool = False,
+        caller: object = None,
+    ) -> Job:
+        """Queue a batch; its future is the promise of float32 [texts, width], cancelled after `close`."""
+        job = Job(tokens, layers, shared, bulk, caller)
         with self._changed:
             if self._closed:
                 job.future.cancel()
             else:
-                self._jobs.append(job)
+                self._jobs.put(job)
                 self._changed.notify()
-        return job.future
+        return job
 
     def close(self) -> None:
         """Let the threads end when the queue is empty."""
@@ -130,8 +116,8 @@ class Workers:
         # Closed first: a caller that is still at work would fill the queue again.
         self.close()
         with self._changed:
-            while self._jobs:
-                self._jobs.popleft().future.cancel()
+            for job in self._jobs.clear():
+                job.future.cancel()
         for thread in self._threads:
             thread.join(_PATIENCE)
         with self._changed:
@@ -141,34 +127,70 @@ class Workers:
         torch.set_num_threads(cores)
         started.wait()
         while jobs := self._next():
-            self._run(jobs)
+            live = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+            if live:
+                self._run(live)
+            with self._changed:
+                self._jobs.done(jobs[0])
+                if jobs[0].bulk:
+                    # Another worker may have left a bulk job alone because of this one.
+                    self._changed.notify()
 
     def _next(self) -> list[Job]:
-        """Return the job at the head of the queue, with the waiting ones that fit into its batch."""
+        """Return the next job with the waiting ones that fit into its batch; none when it is time to end."""
         with self._changed:
-            while not self._jobs:
-                if self._closed:
+            while (first := self._jobs.take()) is None:
+                if self._closed and not len(self._jobs):
                     return []
-                self._changed.wait()
-            jobs = [self._jobs.popleft()]
-            room = self.runner.budget - len(jobs[0].tokens.ids)
-            for _ in range(len(self._jobs)):
-                job = self._jobs.popleft()
-                if len(job.tokens.ids) <= room and job.joins(jobs[0], self.runner):
-                    jobs.append(job)
-                    room -= len(job.tokens.ids)
-                else:
-                    self._jobs.append(job)
-        return [job for job in jobs if job.future.set_running_or_notify_cancel()] or self._next()
+                self._changed.wait(self._jobs.again_in())
+            room = self.runner.budget - len(first.tokens.ids)
+            beside = self._jobs.take_beside(first, room, lambda job: self._together(job, first))
+        return [first, *beside]
+
+    def _together(self, job: Job, other: Job) -> bool:
+        """Whether two jobs may run in one batch: functions that go together, on lengths that do."""
+        if not (job.shared and other.shared) or job.tokens.prompt_length != other.tokens.prompt_length:
+            return False
+        if job.layers != other.layers and self._mixing is None:
+            return False
+        if self.runner.waste is None:
+            return True
+        longest, shortest = (pick([pick(one.tokens.lengths) for one in (job, other)]) for pick in (max, min))
+        return bool(longest <= _LENGTHS_APART * shortest)
 
     def _run(self, jobs: list[Job]) -> None:
-        try:
-            vectors = self.runner.run(join([job.tokens for job in jobs]), jobs[0].layers)
-        except BaseException as error:  # the caller must hear of whatever went wrong
-            for job in jobs:
-                job.future.set_exception(error)
-            return
-        start = 0
+        """Run jobs as one batch; if that fails, each alone, so that only those fail that must."""
+        begun = time.perf_counter()
+        # Texts that leave last first, then by length: texts of one length attend together.
+        jobs = sorted(jobs, key=lambda job: (-job.layers, job.tokens.lengths[0]))
         for job in jobs:
-            job.future.set_result(vectors[start : start + len(job.tokens)])
-            start += len(job.tokens)
+            job.begun = begun
+        waiting = list(jobs)
+        try:
+            for vectors in self._batch(jobs):
+                job = waiting.pop()
+                job.ended = time.perf_counter()
+                job.future.set_result(vectors)
+        except BaseException as error:  # the caller must hear of whatever went wrong
+            if len(waiting) == 1:
+                waiting[0].future.set_exception(error)
+                return
+            for job in waiting:
+                self._run([job])
+
+    def _batch(self, jobs: list[Job]) -> Iterator[Vectors]:
+        """Yield the vectors of each job, the last one first."""
+        tokens = join([job.tokens for job in jobs])
+        self.watch(len(tokens), len(tokens.ids))
+        depths = [job.layers for job in jobs for _ in range(len(job.tokens))]
+        if self._mixing is not None and depths[0] != depths[-1]:
+            found: Iterable[Vectors] = self._mixing.leaving(tokens, depths)
+        else:
+            found = [self.runner.run(tokens, depths[0])]
+        last = len(jobs)
+        for vectors in found:
+            while len(vectors):
+                last -= 1
+                count = len(jobs[last].tokens)
+                yield vectors[len(vectors) - count :]
+                vectors = vectors[: len(vectors) - count]

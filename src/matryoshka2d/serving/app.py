@@ -1,0 +1,188 @@
+"""The routes of a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from matryoshka2d.serving import openapi
+from matryoshka2d.serving.admission import Admission
+from matryoshka2d.serving.catalog import Catalog
+from matryoshka2d.serving.embedding import Embedder
+from matryoshka2d.serving.gate import Gate
+from matryoshka2d.serving.metrics import CONTENT_TYPE, Metrics
+from matryoshka2d.serving.options import ServeOptions
+from matryoshka2d.serving.page import page_response
+from matryoshka2d.serving.problems import ClientGoneError, RequestError, busy
+from matryoshka2d.serving.schema import read_request
+from matryoshka2d.serving.transfer import PatientResponse, read_body
+
+_GONE = 499
+"""The status, never seen by anyone, of an answer to a client that went away."""
+
+
+class State:
+    """What the routes share, and the server that ends them."""
+
+    def __init__(self, catalog: Catalog, options: ServeOptions) -> None:
+        self.catalog = catalog
+        self.options = options
+        self.draining = False
+        self.active = 0
+        """Requests to embed that were accepted and have no answer yet."""
+        self.admission = Admission(options.max_queue_tokens, options.max_body, options.deadline)
+        self.metrics = Metrics(
+            lambda: self.admission.held,
+            {name: max(one.engine.memory().values(), default=0) for name, one in catalog.served.items()},
+        )
+        self.embedder = Embedder(options, self.admission, self.metrics)
+        for one in catalog.served.values():
+            one.engine.watch(self._note_batch)
+
+    def _note_batch(self, texts: int, tokens: int) -> None:
+        self.metrics.batch_texts.observe(texts)
+        self.metrics.batch_tokens.observe(tokens)
+
+    def refuse_when_draining(self) -> None:
+        """Raise a `RequestError` once the server was told to stop."""
+        if self.draining:
+            problem = busy("the server is stopping: ask another one", "draining", 1.0, status=503)
+            problem.headers["Connection"] = "close"
+            raise problem
+
+
+def build_app(state: State) -> ASGIApp:
+    """Return the application, everything in front of it included."""
+    options = state.options
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        state.embedder.close()
+
+    app = FastAPI(
+        title="matryoshka2d",
+        version=openapi.version(),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.add_exception_handler(RequestError, _answer_problem(state))
+    app.add_exception_handler(HTTPException, _answer_problem(state))
+    _add_routes(app, state)
+    document = orjson.dumps(openapi.document(app, state.catalog, options))
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def describe() -> Response:
+        return Response(document, media_type="application/json")
+
+    routes = [route.path for route in app.routes if hasattr(route, "path")]
+    gated: ASGIApp = Gate(app, routes, options.keys, state.metrics, options.root_path)
+    if options.cors:
+        own = ["x-request-id", "x-matryoshka-size", "x-matryoshka-truncated"]
+        gated = CORSMiddleware(
+            gated,
+            allow_origins=options.cors,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[*own, "server-timing", "retry-after"],
+        )
+    return gated
+
+
+def _answer_problem(state: State) -> Any:
+    async def answer(_: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            error = RequestError(error.status_code, str(error.detail), headers=error.headers)
+        assert isinstance(error, RequestError)
+        state.metrics.rejected.labels(error.reason).inc()
+        return error.response()
+
+    return answer
+
+
+def _add_routes(app: FastAPI, state: State) -> None:
+    @app.post("/v1/embeddings", **openapi.EMBEDDINGS)
+    async def embeddings(request: Request) -> Response:
+        """Embed texts at a size."""
+        state.refuse_when_draining()
+        state.active += 1
+        try:
+            return await _embed(request, state)
+        except ClientGoneError:
+            state.metrics.abandoned.inc()
+            return Response(status_code=_GONE)
+        finally:
+            state.active -= 1
+
+    @app.get("/v1/models", **openapi.MODELS)
+    async def models() -> Response:
+        """List every model, and every size offered by its alias."""
+        entries = [entry for one in state.catalog.served.values() for entry in one.entries()]
+        return _json({"object": "list", "data": entries})
+
+    @app.get("/v1/models/{model:path}", **openapi.MODEL)
+    async def model(request: Request) -> Response:
+        """Describe one model, or one size of it."""
+        name = request.path_params["model"]
+        served, size = state.catalog.find(name)
+        return _json(served.entry(None if name == served.name else size))
+
+    @app.get("/health", **openapi.HEALTH)
+    async def health() -> Response:
+        """Say that the process is alive."""
+        return _json({"status": "alive"})
+
+    @app.get("/ready", **openapi.READY)
+    async def ready() -> Response:
+        """Say whether requests are taken: 503 once the server was told to stop."""
+        state.refuse_when_draining()
+        return _json({"status": "ready"})
+
+    @app.get("/metrics", **openapi.METRICS)
+    async def metrics() -> Response:
+        """Return the figures for Prometheus."""
+        return Response(state.metrics.page(), media_type=CONTENT_TYPE)
+
+    if state.options.page:
+        shown = page_response()
+
+        @app.get("/", include_in_schema=False)
+        async def page() -> Response:
+            return shown
+
+
+async def _embed(request: Request, state: State) -> Response:
+    with state.admission.body() as take:
+        wanted = read_request(await read_body(request, state.options.max_body, take), state.options)
+        served, size = state.catalog.find(wanted.model, wanted.layers, wanted.dimensions)
+
+        async def gone() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                await asyncio.sleep(0)
+
+        answer = await state.embedder.answer(wanted, served, size, gone)
+    headers = {
+        "x-matryoshka-size": str(size),
+        "server-timing": ", ".join(
+            f"{name};dur={1000 * getattr(answer, name):.3f}" for name in ("queue", "tokenize", "embed")
+        ),
+    }
+    if answer.cut:
+        headers["x-matryoshka-truncated"] = str(answer.cut)
+    return PatientResponse(answer.body, headers=headers, media_type="application/json")
+
+
+def _json(value: Any) -> Response:
+    return Response(orjson.dumps(value), media_type="application/json")
