@@ -194,7 +194,7 @@ def look_over(source: Path, column: str | None, *, with_schema: bool) -> Survey:
     total, name = 0, ""
     schemas = [_parquet(source).schema_arrow] if source.suffix == ".parquet" and with_schema else []
     for numbered in row_chunks(source):
-        name = name or _text_column(numbered[0][1], column, source)
+        name = name or text_column(numbered[0][1], column, source)
         for place, row in numbered:
             _check_text(row.get(name), name, source, place)
         total += len(numbered)
@@ -235,7 +235,8 @@ def _check_text(text: Any, column: str, source: Path, place: int) -> None:
         )
 
 
-def _text_column(row: Row, column: str | None, source: Path) -> str:
+def text_column(row: Row, column: str | None, source: Path) -> str:
+    """Return the column of texts: the named one, a usual one, or the only one with texts."""
     names = list(row)
     if column is not None:
         if column not in row:

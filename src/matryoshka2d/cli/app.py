@@ -9,13 +9,16 @@ from matryoshka2d.cli.encode import encode
 from matryoshka2d.cli.evaluate import evaluate
 from matryoshka2d.cli.export import export
 from matryoshka2d.cli.fit import fit_command
+from matryoshka2d.cli.index import index
 from matryoshka2d.cli.plan import plan_command
 from matryoshka2d.cli.pretrain import pretrain_command
 from matryoshka2d.cli.quantise import quantise
 from matryoshka2d.cli.quickstart import quickstart
+from matryoshka2d.cli.recut import recut_command
 from matryoshka2d.cli.report import report
 from matryoshka2d.cli.reproduce import reproduce
 from matryoshka2d.cli.rotate import rotate_command
+from matryoshka2d.cli.search import search
 from matryoshka2d.cli.train import train_command
 from matryoshka2d.cli.truncate import truncate
 
@@ -52,6 +55,9 @@ app.command("plan")(plan_command)
 app.command()(truncate)
 app.command()(export)
 app.command()(encode)
+app.command()(index)
+app.command()(search)
+app.command("recut")(recut_command)
 app.command()(reproduce)
 app.command()(report)
 app.command()(quantise)
