@@ -159,7 +159,8 @@ class FaissStore(Store):
         return np.asarray(state.whole()[[rows[key] for key in ids]], dtype=np.float32)
 
     def everything(self, block: int = 4096) -> Iterator[tuple[list[Document], Vectors]]:
-        state, whole = self._current(), self._current().whole()
+        state = self._current()
+        whole = state.whole()
         after = -1
         while True:
             with self._guard:
@@ -442,7 +443,9 @@ class FaissStore(Store):
         """Build the index of a record from the vectors of all documents, without the rows that are gone."""
         rows, merged = (int(_value(self._base, key) or 0) for key in ("rows", "merged"))
         token = _value(self._base, "token") or ""
-        parts = [_whole(self._read(token))] if token else []
+        # The rows are a view of this index: it has to live as long.
+        before = self._read(token) if token else None
+        parts = [] if before is None else [_whole(before)]
         parts.append(self._pending(rows - merged))
         alive = np.zeros(rows, dtype=bool)
         alive[[row for (row,) in self._base.execute("select row from documents")]] = True
@@ -546,6 +549,7 @@ def _first_stage(meta: Meta) -> Any:
 
 
 def _whole(index: Any) -> Vectors:
+    """Return the whole vectors as a view of the index, which must be kept as long as the view is used."""
     faiss = _faiss()
     refine = faiss.downcast_index(index.refine_index)
     if not refine.ntotal:

