@@ -436,7 +436,8 @@ def _condition(where: Where | None) -> tuple[str, dict[str, Any]]:
     """Return the WHERE clause of a filter and its values."""
     if not where:
         return "", {}
-    clauses, values = [], {}
+    clauses: list[str] = []
+    values: dict[str, Any] = {}
     for number, (name, texts) in enumerate(wanted_values(where).items()):
         clauses.append(f"fields ->> %(name{number})s = any(%(texts{number})s)")
         values |= {f"name{number}": name, f"texts{number}": texts}
