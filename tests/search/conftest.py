@@ -14,7 +14,7 @@ from matryoshka2d.search.stores import make_store
 from matryoshka2d.size import Size
 from tests.search.fakes import FakeEngine
 
-STORES = ("faiss", "postgresql")
+STORES = ("faiss", "postgresql", "qdrant")
 _numbers = itertools.count()
 
 

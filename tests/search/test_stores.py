@@ -138,8 +138,10 @@ def test_documents_and_vectors_come_back_in_order(place: Place) -> None:
     store = open_store(uri)
     assert len(store) == ROWS
     found, vectors = zip(*store.everything(block=40), strict=True)
-    assert [one for block in found for one in block] == documents(ROWS)
-    np.testing.assert_allclose(np.concatenate(vectors), unit(ROWS, DIMS), atol=1e-6)
+    rows = [int(one.id[1:]) for block in found for one in block]
+    assert sorted(rows) == list(range(ROWS))
+    assert [one for block in found for one in block] == [documents(ROWS)[row] for row in rows]
+    np.testing.assert_allclose(np.concatenate(vectors), unit(ROWS, DIMS)[rows], atol=1e-6)
     np.testing.assert_allclose(store.vectors(["d7", "d2"]), unit(ROWS, DIMS)[[7, 2]], atol=1e-6)
     assert store.documents(["d3", "nobody"]) == {"d3": documents(ROWS)[3]}
     assert store.digests(["d3", "nobody"]) == {"d3": documents(ROWS)[3].digest}

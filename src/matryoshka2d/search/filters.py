@@ -7,6 +7,8 @@ from typing import Any
 
 from matryoshka2d.errors import UserError
 
+_SCALARS = (str, int, float)
+
 
 def wanted_values(where: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return field → the texts of which its value must be one.
@@ -18,6 +20,15 @@ def wanted_values(where: Mapping[str, Any]) -> dict[str, list[str]]:
         name: [_text(name, one) for one in (value if isinstance(value, (list, tuple, set)) else [value])]
         for name, value in where.items()
     }
+
+
+def field_texts(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fields that a filter may name as the texts that it compares with.
+
+    >>> field_texts({"lang": "en", "open": True, "tags": ["a"]})
+    {'lang': 'en', 'open': 'true'}
+    """
+    return {name: _text(name, value) for name, value in fields.items() if isinstance(value, _SCALARS)}
 
 
 def read_filters(texts: list[str]) -> dict[str, list[str]]:
@@ -38,7 +49,7 @@ def read_filters(texts: list[str]) -> dict[str, list[str]]:
 def _text(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (str, int, float)):
+    if isinstance(value, _SCALARS):
         return str(value)
     raise UserError(
         f"a filter on '{name}' compares with {value!r}: expected a text, a number or true or false"

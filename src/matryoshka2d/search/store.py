@@ -147,7 +147,7 @@ class Store(ABC):
 
     @abstractmethod
     def everything(self, block: int = 4096) -> Iterator[tuple[list[Document], Vectors]]:
-        """Yield all documents with their vectors, in the order in which they were added."""
+        """Yield all documents with their vectors, in an order that stays."""
 
     @abstractmethod
     def write_meta(self, meta: Meta) -> None:
@@ -155,7 +155,7 @@ class Store(ABC):
 
     @abstractmethod
     def bytes(self) -> dict[str, int]:
-        """Return part → bytes on disk; ``"first stage"`` and ``"vectors"`` are among them."""
+        """Return part → bytes on disk; ``"first stage"`` is among them."""
 
     @abstractmethod
     def remove(self) -> None:
