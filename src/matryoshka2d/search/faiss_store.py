@@ -631,10 +631,12 @@ def _transaction(base: sqlite3.Connection, *, write: bool = False) -> Iterator[N
     base.execute("begin immediate" if write else "begin")
     try:
         yield
+        base.execute("commit")
     except BaseException:
-        base.execute("rollback")
+        # A commit for which there was no room has gone back by itself.
+        if base.in_transaction:
+            base.execute("rollback")
         raise
-    base.execute("commit")
 
 
 @contextlib.contextmanager
@@ -645,8 +647,10 @@ def _room(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if not out_of_room(error):
+        # SQLite calls a limit on the size of files so.
+        if not out_of_room(error) and "disk I/O error" not in str(error):
             raise
         raise UserError(
-            f"no room on the disk for {folder}: make some and run the same command again, and it goes on"
+            f"no room on the disk for {folder}, or a limit on the size of files: make some and run the same "
+            "command again, and it goes on"
         ) from error

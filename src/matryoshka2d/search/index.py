@@ -270,11 +270,10 @@ class Index:
         return engine
 
     def _opened(self, layers: int) -> Engine:
-        from matryoshka2d.encoder import ElasticEncoder
         from matryoshka2d.inference import Engine, open_engine
 
         model = self._model if self._model is not None else self.meta.model
-        if isinstance(model, Engine) and not isinstance(model, ElasticEncoder):
+        if isinstance(model, Engine):
             return model
         if not model:
             raise UserError("the index does not name its model: open it with one to search for texts")
