@@ -21,6 +21,7 @@ from matryoshka2d.cli.rotate import rotate_command
 from matryoshka2d.cli.search import search
 from matryoshka2d.cli.train import train_command
 from matryoshka2d.cli.truncate import truncate
+from matryoshka2d.cli.tune import tune_command
 
 app = typer.Typer(
     help="One sentence-embedding model, any depth, any width: train, look at the grid, ship a size.",
@@ -57,6 +58,7 @@ app.command()(export)
 app.command()(encode)
 app.command()(index)
 app.command()(search)
+app.command("tune")(tune_command)
 app.command("recut")(recut_command)
 app.command()(reproduce)
 app.command()(report)

@@ -10,6 +10,7 @@ from matryoshka2d.search.building import delete_documents, index_documents
 from matryoshka2d.search.documents import Document
 from matryoshka2d.search.index import Answer, Hit, Index, open_index
 from matryoshka2d.search.recutting import recut
+from matryoshka2d.search.tuning import tune
 
 __all__ = [
     "Answer",
@@ -20,4 +21,5 @@ __all__ = [
     "index_documents",
     "open_index",
     "recut",
+    "tune",
 ]
