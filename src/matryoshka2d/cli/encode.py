@@ -43,6 +43,23 @@ def encode(
     shard_format: Annotated[
         str | None, typer.Option(help="parquet, jsonl or npy, when the output is a folder. Default: parquet.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="i/n: write only the i-th of n parts of the shards; n processes write them all."),
+    ] = None,
+    runner: Annotated[
+        str, typer.Option(help="local, or ray: whole shards on a Ray cluster (extra ray).")
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Ray: how many load the model side by side.")] = 2,
+    cpus_per_worker: Annotated[
+        int | None, typer.Option(min=1, help="Ray: threads of each. Default: the processors, shared out.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0, help="Ray: GPUs of each; needs --device cuda.")
+    ] = 0,
+    address: Annotated[
+        str | None, typer.Option(help="Ray: a running cluster, as auto. Default: one on this machine.")
+    ] = None,
     engine: EngineName = "auto",
     precision: PrecisionChoice = "auto",
     pooling: Pooling = None,
@@ -60,15 +77,22 @@ def encode(
     """
     from matryoshka2d.encoding import check_files, encode_file
     from matryoshka2d.errors import UserError
-    from matryoshka2d.sharding import ROWS_PER_SHARD, check_folder, encode_shards
+    from matryoshka2d.extras import needs
+    from matryoshka2d.sharding import ROWS_PER_SHARD, check_folder, check_part, encode_shards
     from matryoshka2d.size import Size
 
     wanted = None if size is None else Size.parse(size)
+    if runner not in ("local", "ray"):
+        raise UserError(f"no runner is called '{runner}': expected local or ray")
+    if runner == "ray":
+        needs("ray", "ray")
     sharded = output.suffix == "" or output.is_dir()
     suffix = f".{shard_format or 'parquet'}"
+    part = _part(shard)
     if sharded:
+        check_part(part, overwrite=overwrite)
         check_folder(input, output, suffix, column=column, overwrite=overwrite)
-    elif shard_rows is not None or shard_format is not None:
+    elif shard_rows is not None or shard_format is not None or shard is not None or runner != "local":
         raise UserError(f"{output} is one file: name a folder as output to have shards")
     else:
         check_files(input, output, column=column, overwrite=overwrite)
@@ -92,8 +116,34 @@ def encode(
         "precision": opened.precision,
     }
     if sharded:
+        run = None
+        if runner == "ray":
+            from matryoshka2d.ray_runner import Model as Opening
+            from matryoshka2d.ray_runner import on_ray
+
+            run = on_ray(
+                Opening(
+                    str(Path(model).resolve()) if Path(model).is_dir() else model,
+                    opened.name,
+                    opened.precision,
+                    opened.device,
+                    str(opened.size),
+                    pooling,
+                ),
+                workers=workers,
+                cpus_per_worker=cpus_per_worker,
+                gpus_per_worker=gpus_per_worker,
+                address=address,
+            )
         done = encode_shards(
-            opened, input, output, suffix=suffix, rows_per_shard=shard_rows or ROWS_PER_SHARD, **common
+            opened,
+            input,
+            output,
+            suffix=suffix,
+            rows_per_shard=shard_rows or ROWS_PER_SHARD,
+            part=part,
+            run=run,
+            **common,
         )
         rows = done.rows
         summary |= {"shards": done.shards, "found": done.found}
@@ -104,3 +154,14 @@ def encode(
     elif not quiet:
         shards = f" in {done.shards} shards, {done.found} of them from before" if sharded else ""
         print(f"Wrote {output}: {rows} vectors of {opened.size.dims} dims at size {opened.size}{shards}.")
+
+
+def _part(shard: str | None) -> tuple[int, int]:
+    from matryoshka2d.errors import UserError
+
+    if shard is None:
+        return 1, 1
+    number, slash, of = shard.partition("/")
+    if not slash or not number.strip().isdigit() or not of.strip().isdigit():
+        raise UserError(f"'{shard}' is no part of the shards: expected i/n, as 1/4")
+    return int(number), int(of)
