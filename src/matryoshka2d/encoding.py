@@ -174,11 +174,18 @@ def read_texts(source: str | os.PathLike[str], *, column: str | None = None) -> 
 
 
 def embedded_chunks(
-    engine: Engine, chunks: Iterable[list[Row]], column: str, size: Size, prompt_name: str | None, bar: Any
+    engine: Engine,
+    chunks: Iterable[list[Row]],
+    column: str,
+    size: Size,
+    prompt_name: str | None,
+    bar: Any,
+    prompt: str | None = None,
 ) -> Iterator[Chunk]:
     """Yield (rows, vectors float32 [rows, dims]) for chunks of rows, one chunk in memory at a time."""
     for rows in chunks:
-        yield rows, engine.embed([row[column] for row in rows], size, prompt_name=prompt_name)
+        texts = [row[column] for row in rows]
+        yield rows, engine.embed(texts, size, prompt_name=prompt_name, prompt=prompt)
         bar.update(len(rows))
 
 

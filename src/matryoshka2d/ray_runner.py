@@ -7,6 +7,8 @@ a kill follow from the shard, not from Ray. The cluster needs a file system that
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,7 +126,9 @@ def on_ray(
 
 
 def _start(ray: Any, address: str | None) -> None:
-    """Start Ray here, or join a cluster."""
+    """Start Ray here, or join a cluster; what it reports of itself stays off the terminal."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray").setLevel(logging.ERROR)
     options = {"address": address} if address else {"include_dashboard": False}
     try:
         ray.init(logging_level="ERROR", log_to_driver=False, **options)
@@ -137,6 +141,7 @@ def _quiet(data: Any) -> None:
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _last_line(error: BaseException) -> str:

@@ -104,7 +104,7 @@ class Job:
         The size of the vectors.
     rows_per_shard
         Texts a shard.
-    prompt_name
+    prompt_name, prompt
         As in `Engine.embed`.
     """
 
@@ -115,6 +115,7 @@ class Job:
     size: Size
     rows_per_shard: int
     prompt_name: str | None = None
+    prompt: str | None = None
 
     @property
     def shards(self) -> int:
@@ -163,7 +164,13 @@ class ShardWriter:
         chunks = _chunked(islice(self._rows_from(number), count))
         with staged_file(path) as temporary, progress(count, False) as silent:
             embedded = embedded_chunks(
-                self.engine, chunks, job.survey.column, job.size, job.prompt_name, bar or silent
+                self.engine,
+                chunks,
+                job.survey.column,
+                job.size,
+                job.prompt_name,
+                silent if bar is None else bar,
+                job.prompt,
             )
             WRITERS[job.suffix](temporary, embedded, replace(job.survey, rows=count), job.size.dims)
         self._next = number + 1
@@ -194,6 +201,7 @@ def encode_shards(
     rows_per_shard: int = ROWS_PER_SHARD,
     column: str | None = None,
     prompt_name: str | None = None,
+    prompt: str | None = None,
     part: tuple[int, int] = (1, 1),
     run: Run | None = None,
     overwrite: bool = False,
@@ -209,7 +217,7 @@ def encode_shards(
         ``.txt`` with one text a line, ``.jsonl`` or ``.parquet``.
     folder
         Where the shards go: ``part-00000.parquet`` and so on, and ``manifest.json``.
-    size, prompt_name
+    size, prompt_name, prompt
         As in `Engine.embed`.
     suffix
         ``".parquet"``, ``".jsonl"`` or ``".npy"``, as for the files of `encode_file`.
@@ -240,7 +248,7 @@ def encode_shards(
     check_part(part, overwrite=overwrite)
     survey = check_folder(source, folder, suffix, column=column, overwrite=overwrite)
     wanted = engine.size if size is None else Size.parse(size)
-    job = Job(source.resolve(), folder.resolve(), suffix, survey, wanted, rows_per_shard, prompt_name)
+    job = Job(source.resolve(), folder.resolve(), suffix, survey, wanted, rows_per_shard, prompt_name, prompt)
     _begin(folder, _manifest(job, engine), overwrite=overwrite, alone=part[1] == 1)
     own, missing = job.of(part), job.missing(part)
     rows = sum(map(job.rows, own))
@@ -268,7 +276,7 @@ def check_part(part: tuple[int, int], *, overwrite: bool = False) -> None:
 
 def _manifest(job: Job, engine: Engine) -> dict[str, Any]:
     """Return what makes a run: two runs that differ in none of it write the same shards."""
-    vectors = engine.embed([_PROBE], job.size, prompt_name=job.prompt_name)
+    vectors = engine.embed([_PROBE], job.size, prompt_name=job.prompt_name, prompt=job.prompt)
     return {
         "source": job.source.name,
         "source_hash": _hash(job.source),

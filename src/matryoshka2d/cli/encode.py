@@ -20,6 +20,15 @@ from matryoshka2d.cli.common import (
     print_json,
     quiet_libraries,
 )
+from matryoshka2d.cli.runners import (
+    Address,
+    CpusPerWorker,
+    GpusPerWorker,
+    Runner,
+    Workers,
+    check_runner,
+    runs_on,
+)
 
 
 def encode(
@@ -47,19 +56,11 @@ def encode(
         str | None,
         typer.Option(help="i/n: write only the i-th of n parts of the shards; n processes write them all."),
     ] = None,
-    runner: Annotated[
-        str, typer.Option(help="local, or ray: whole shards on a Ray cluster (extra ray).")
-    ] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Ray: how many load the model side by side.")] = 2,
-    cpus_per_worker: Annotated[
-        int | None, typer.Option(min=1, help="Ray: threads of each. Default: the processors, shared out.")
-    ] = None,
-    gpus_per_worker: Annotated[
-        float, typer.Option(min=0, help="Ray: GPUs of each; needs --device cuda.")
-    ] = 0,
-    address: Annotated[
-        str | None, typer.Option(help="Ray: a running cluster, as auto. Default: one on this machine.")
-    ] = None,
+    runner: Runner = "local",
+    workers: Workers = 2,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = 0,
+    address: Address = None,
     engine: EngineName = "auto",
     precision: PrecisionChoice = "auto",
     pooling: Pooling = None,
@@ -77,15 +78,11 @@ def encode(
     """
     from matryoshka2d.encoding import check_files, encode_file
     from matryoshka2d.errors import UserError
-    from matryoshka2d.extras import needs
     from matryoshka2d.sharding import ROWS_PER_SHARD, check_folder, check_part, encode_shards
     from matryoshka2d.size import Size
 
     wanted = None if size is None else Size.parse(size)
-    if runner not in ("local", "ray"):
-        raise UserError(f"no runner is called '{runner}': expected local or ray")
-    if runner == "ray":
-        needs("ray", "ray")
+    check_runner(runner)
     sharded = output.suffix == "" or output.is_dir()
     suffix = f".{shard_format or 'parquet'}"
     part = _part(shard)
@@ -116,25 +113,7 @@ def encode(
         "precision": opened.precision,
     }
     if sharded:
-        run = None
-        if runner == "ray":
-            from matryoshka2d.ray_runner import Model as Opening
-            from matryoshka2d.ray_runner import on_ray
-
-            run = on_ray(
-                Opening(
-                    str(Path(model).resolve()) if Path(model).is_dir() else model,
-                    opened.name,
-                    opened.precision,
-                    opened.device,
-                    str(opened.size),
-                    pooling,
-                ),
-                workers=workers,
-                cpus_per_worker=cpus_per_worker,
-                gpus_per_worker=gpus_per_worker,
-                address=address,
-            )
+        run = runs_on(runner, opened, model, pooling, workers, cpus_per_worker, gpus_per_worker, address)
         done = encode_shards(
             opened,
             input,

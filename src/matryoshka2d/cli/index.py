@@ -19,6 +19,15 @@ from matryoshka2d.cli.common import (
     print_json,
     quiet_libraries,
 )
+from matryoshka2d.cli.runners import (
+    Address,
+    CpusPerWorker,
+    GpusPerWorker,
+    Runner,
+    Workers,
+    check_runner,
+    runs_on,
+)
 
 
 def index(
@@ -60,6 +69,14 @@ def index(
         bool,
         typer.Option("--delete", help="Remove the documents with these ids instead (.txt: an id a line)."),
     ] = False,
+    runner: Runner = "local",
+    workers: Workers = 2,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = 0,
+    address: Address = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Ray: a folder that all machines share. Default: the user's cache.")
+    ] = None,
     engine: EngineName = "auto",
     precision: PrecisionChoice = "auto",
     pooling: Pooling = None,
@@ -79,6 +96,7 @@ def index(
     from matryoshka2d.size import Size
 
     store_of(to)
+    check_runner(runner)
     if delete:
         gone, left = delete_documents(documents, to)
         if json:
@@ -102,6 +120,8 @@ def index(
         graph=not exact_prefix,
         document_prompt=document_prompt,
         query_prompt=query_prompt,
+        run=runs_on(runner, opened, model, pooling, workers, cpus_per_worker, gpus_per_worker, address),
+        work=work,
         show_progress_bar=not (quiet or json),
     )
     if json:

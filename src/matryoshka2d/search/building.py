@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from matryoshka2d.errors import UserError
+from matryoshka2d.files import staged_file, user_cache
 from matryoshka2d.prompts import side_prompt
 from matryoshka2d.search.documents import Corpus, Document, blocks, documents
 from matryoshka2d.search.fingerprint import check_model, fingerprint
 from matryoshka2d.search.meta import Meta, default_prefix
 from matryoshka2d.search.store import Store
 from matryoshka2d.search.stores import make_store, open_store
+from matryoshka2d.sharding import Run, encode_shards
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
 
 BLOCK = 2048
 """Documents that are embedded and written together: what a kill costs at most."""
+_ROWS_PER_SHARD = 16_384
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ def index_documents(
     column: str | None = None,
     document_prompt: str | None = None,
     query_prompt: str | None = None,
+    run: Run | None = None,
+    work: str | Path | None = None,
     show_progress_bar: bool = False,
 ) -> Built:
     """Embed documents into an index; call it again after a kill, or with more documents, and it goes on.
@@ -88,6 +99,11 @@ def index_documents(
         The column of texts, if it is not recognised.
     document_prompt, query_prompt
         What is put before documents and queries. Default: the model's own prompts of those names.
+    run
+        Embeds somewhere else, as `matryoshka2d.ray_runner.on_ray` returns; here by default.
+    work
+        Where the vectors wait then, in shards, until they are in the index: a folder that all machines share.
+        Default: one in the user's cache.
     show_progress_bar
         Whether to draw progress.
 
@@ -116,7 +132,11 @@ def index_documents(
     try:
         check_model(engine, store.meta, wanted.layers)
         with store.writing():
-            added = _add_all(store, engine, corpus, show_progress_bar)
+            added = (
+                _add_all(store, engine, corpus, show_progress_bar)
+                if run is None
+                else _add_shards(store, engine, corpus, run, work, show_progress_bar)
+            )
         return Built(len(store), added, corpus.count - added, store.bytes())
     finally:
         store.close()
@@ -138,6 +158,71 @@ def _add_all(store: Store, engine: Engine, corpus: Corpus, show: bool) -> int:
             bar.update(len(block))
     store.finish()
     return added
+
+
+def _add_shards(
+    store: Store, engine: Engine, corpus: Corpus, run: Run, work: str | Path | None, show: bool
+) -> int:
+    """Let what is new be embedded in shards, add it, and return how many documents there were."""
+    folder = user_cache("index") if work is None else Path(work)
+    texts = folder / f"new-{_content_of(store, corpus)}.jsonl"
+    if not texts.is_file() and not _write_new(store, corpus, texts):
+        store.finish()
+        return 0
+    shards = texts.with_suffix("")
+    encode_shards(
+        engine,
+        texts,
+        shards,
+        size=store.meta.size,
+        suffix=".npy",
+        rows_per_shard=_ROWS_PER_SHARD,
+        column="text",
+        prompt=store.meta.document_prompt,
+        run=run,
+        show_progress_bar=show,
+    )
+    added = 0
+    with texts.open(encoding="utf-8") as lines:
+        for part in sorted(shards.glob("part-*.npy")):
+            vectors = np.load(part, mmap_mode="r")
+            for start in range(0, len(vectors), BLOCK):
+                some = np.array(vectors[start : start + BLOCK])
+                waiting = [Document(**json.loads(line)) for line in islice(lines, len(some))]
+                known = store.digests([one.id for one in waiting])
+                rows = [row for row, one in enumerate(waiting) if known.get(one.id) != one.digest]
+                if rows:
+                    store.add([waiting[row] for row in rows], some[rows])
+                added += len(rows)
+    store.finish()
+    shutil.rmtree(shards)
+    texts.unlink()
+    return added
+
+
+def _content_of(store: Store, corpus: Corpus) -> str:
+    """Return a hash of documents and size: a run that was killed finds by it what it had."""
+    content = hashlib.sha256(f"{store.meta.size} {store.meta.document_prompt}".encode())
+    for one in corpus.documents():
+        content.update(f"{one.id} {one.digest}\n".encode())
+    return content.hexdigest()[:16]
+
+
+def _write_new(store: Store, corpus: Corpus, path: Path) -> int:
+    """Write the documents that the store does not have into a file, and return how many there are."""
+    count = 0
+    with staged_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for block in blocks(corpus.documents(), BLOCK):
+            known = store.digests([one.id for one in block])
+            new = [one for one in block if known.get(one.id) != one.digest]
+            _check_numbered(corpus, new, known)
+            file.writelines(
+                json.dumps({"id": one.id, "text": one.text, "fields": one.fields}) + "\n" for one in new
+            )
+            count += len(new)
+    if not count:
+        path.unlink()
+    return count
 
 
 def _check_numbered(corpus: Corpus, new: Sequence[Document], known: dict[str, Any]) -> None:
