@@ -204,7 +204,7 @@ def tune(
             for depth, hopeful in enough.items():
                 settings += trial.at(store, depth) if hopeful else [trial.once(store, depth)]
     ordered = _with_front(sorted(settings, key=lambda one: one.milliseconds))
-    chosen = next((one for one in ordered if one.recall - one.spread >= recall), None)
+    chosen = cheapest(ordered, recall)
     tuned = Tuned(
         recall,
         k,
@@ -216,6 +216,12 @@ def tune(
     if save and chosen is not None:
         _write(index, chosen, tuned)
     return tuned
+
+
+def cheapest(settings: Sequence[Setting], recall: float) -> Setting | None:
+    """Return the cheapest setting whose recall passes a target by a standard error, None if there is none."""
+    enough = [one for one in settings if one.recall - one.spread >= recall]
+    return min(enough, key=lambda one: one.milliseconds, default=None)
 
 
 def _prefixes(prefix: int, dims: int) -> list[int]:
