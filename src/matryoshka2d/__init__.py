@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matryoshka2d.objectives import make_objective
     from matryoshka2d.planning import Budget, Plan, plan
     from matryoshka2d.pretraining import PretrainingOptions, pretrain
+    from matryoshka2d.search import open_index
     from matryoshka2d.size import Size, parse_sizes
     from matryoshka2d.strategies import make_strategy
     from matryoshka2d.training import FitOptions, RotateOptions, TrainingOptions, fit, rotate, train
@@ -44,6 +45,7 @@ _HOMES = {
     "make_strategy": "strategies",
     "mteb": "mteb_encoder",
     "open_engine": "inference",
+    "open_index": "search",
     "parse_sizes": "size",
     "plan": "planning",
     "pretrain": "pretraining",
@@ -73,6 +75,7 @@ __all__ = [
     "make_strategy",
     "mteb",
     "open_engine",
+    "open_index",
     "parse_sizes",
     "plan",
     "pretrain",

@@ -81,6 +81,7 @@ def forget(uri: str) -> None:
     kind, address = store_of(uri)
     if kind.exists(address):
         kind.open(address).remove()
+    assert not kind.exists(address)
 
 
 def opens(uri: str) -> None:

@@ -277,11 +277,11 @@ class EdgePoints:
 
     def remove(self) -> None:
         self.close()
-        if self._name is not None:
-            shutil.rmtree(self.folder / self._name, ignore_errors=True)
         found = self._read()
-        if found is not None and found["shard"] == self._name:
+        if found is not None and self._name in (None, found["shard"]):
             shutil.rmtree(self.folder)
+        elif self._name is not None:
+            shutil.rmtree(self.folder / self._name, ignore_errors=True)
 
     def close(self) -> None:
         if self._shard is not None:
