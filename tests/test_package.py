@@ -142,10 +142,7 @@ def test_measuring_and_showing_know_neither_training_nor_the_command_line(room: 
 def test_search_knows_no_training_and_only_the_command_line_knows_search() -> None:
     assert not rooms_imported_by("search") & {"training", "cli", "planning", "quickstart", "experiments"}
     users = {
-        room_of(_name_of(path))
-        for path in MODULES
-        for name in imports_of(path)
-        if room_of(name) == "search"
+        room_of(_name_of(path)) for path in MODULES for name in imports_of(path) if room_of(name) == "search"
     }
     assert users <= {"search", "cli", "serving"}
 

@@ -182,11 +182,11 @@ def start(model: str, source: Path, tmp_path: Path) -> Iterator[Start]:
 
 
 def wait_for_shards(folder: Path, count: int) -> None:
-    for _ in range(1200):
+    for _ in range(3600):
         if len(list(folder.glob("part-*"))) >= count:
             return
         time.sleep(0.05)
-    pytest.fail("no shard was written in a minute")
+    pytest.fail("no shard was written in three minutes")
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def wait_for_shards(folder: Path, count: int) -> None:
 def test_ray_writes_what_one_run_writes_and_never_waits_forever(
     start: Start, tmp_path: Path, whole: dict[str, bytes], workers: str
 ) -> None:
-    _, said = (process := start("--workers", workers)).communicate(timeout=180)
+    _, said = (process := start("--workers", workers)).communicate(timeout=300)
     assert process.returncode == 0, said
     assert contents(tmp_path / "out") == whole
 
@@ -216,7 +216,7 @@ def test_a_killed_worker_and_a_killed_driver_cost_their_shards_alone(
     workers = [one for one in own.children(recursive=True) if "MapWorker" in " ".join(one.cmdline())]
     for one in workers[:1]:
         one.kill()
-    _, said = again.communicate(timeout=180)
+    _, said = again.communicate(timeout=300)
     assert again.returncode == 0, said
     assert contents(out) == whole
     assert all((out / name).stat().st_mtime_ns == then for name, then in before.items())

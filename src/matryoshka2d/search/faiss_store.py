@@ -65,10 +65,7 @@ class _State:
     token: str
     version: int
     alive: NDArray[np.bool_]
-
-    @property
-    def live(self) -> int:
-        return int(self.alive.sum())
+    live: int
 
     def whole(self) -> Vectors:
         """Return all rows as a view: float32 [rows, dims]."""
@@ -219,13 +216,14 @@ class FaissStore(Store):
         while True:
             state = self._current()
             allowed = self._allowed(state, where)
+            count = int(allowed.sum()) if where else state.live
             options: dict[str, Any] = {}
-            if not allowed.all():
+            if count < len(allowed):
                 bits = np.packbits(allowed, bitorder="little")
                 options["params"] = faiss.SearchParameters(
                     sel=faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
                 )
-            wanted = min(k, int(allowed.sum()))
+            wanted = min(k, count)
             if not wanted:
                 return [[] for _ in queries], [np.empty(0, dtype=np.float32) for _ in queries]
             scores, rows = faiss.downcast_index(state.index.refine_index).search(
@@ -238,23 +236,23 @@ class FaissStore(Store):
     def _first(self, state: _State, queries: Vectors, funnel: Funnel) -> tuple[list[Rows], list[Vectors]]:
         """Return rows and scores that the first stage finds, best first."""
         allowed = self._allowed(state, funnel.where)
-        count = int(allowed.sum())
+        count = int(allowed.sum()) if funnel.where else state.live
         if not count:
             return [np.empty(0, np.int64) for _ in queries], [np.empty(0, np.float32) for _ in queries]
         filtered = funnel.where is not None and (count <= _FEW or self.meta.codes == "bit")
         if funnel.prefix != self.meta.prefix or filtered:
             return _scanned(state.whole(), np.flatnonzero(allowed), queries, funnel)
-        return self._by_index(state, allowed, queries, funnel)
+        return self._by_index(state, allowed, count, queries, funnel)
 
     def _by_index(
-        self, state: _State, allowed: NDArray[np.bool_], queries: Vectors, funnel: Funnel
+        self, state: _State, allowed: NDArray[np.bool_], count: int, queries: Vectors, funnel: Funnel
     ) -> tuple[list[Rows], list[Vectors]]:
         """Search the first stage of the native index."""
         faiss = _faiss()
-        wanted = min(funnel.candidates, int(allowed.sum()))
-        gone = len(allowed) - int(allowed.sum())
-        bits = np.packbits(allowed, bitorder="little")
-        selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits)) if gone else None
+        wanted, gone = min(funnel.candidates, count), len(allowed) - count
+        # The selector does not keep its bits: they must live as long as the search.
+        bits = np.packbits(allowed, bitorder="little") if gone else None
+        selector = None if bits is None else faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
         base = faiss.downcast_index(state.index.base_index)
         queries = np.ascontiguousarray(queries)
         if self.meta.codes == "bit":
@@ -329,7 +327,7 @@ class FaissStore(Store):
                 alive = np.zeros(index.ntotal, dtype=bool)
                 rows = self._base.execute("select row from documents where row < ?", (index.ntotal,))
                 alive[np.fromiter((row for (row,) in rows), dtype=np.int64)] = True
-                self._state = _State(index, token, version, alive)
+                self._state = _State(index, token, version, alive, int(alive.sum()))
                 return self._state
 
     def _read(self, token: str, *, mapped: bool = True) -> Any:
