@@ -139,6 +139,14 @@ def test_measuring_and_showing_know_neither_training_nor_the_command_line(room: 
     assert not rooms_imported_by(room) & {"training", "cli", "quickstart", "loss", "strategies", "objectives"}
 
 
+def test_search_knows_no_training_and_only_the_command_line_knows_search() -> None:
+    assert not rooms_imported_by("search") & {"training", "cli", "planning", "quickstart", "experiments"}
+    users = {
+        room_of(_name_of(path)) for path in MODULES for name in imports_of(path) if room_of(name) == "search"
+    }
+    assert users <= {"search", "cli", "serving"}
+
+
 def test_nobody_imports_the_command_line() -> None:
     users = {
         path.relative_to(SOURCE).as_posix()

@@ -68,6 +68,7 @@ def staged_folder(target: str | os.PathLike[str], *, overwrite: bool = False) ->
 
 # A disk or a quota that is full, and a file larger than is allowed.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SQLITE_FULL = "database or disk is full"
 
 
 @contextlib.contextmanager
@@ -84,20 +85,20 @@ def full_disk_in_one_line(target: str | os.PathLike[str]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if not _no_room(error):
+        if not out_of_room(error):
             raise
         raise UserError(
             f"cannot write {target}: no room on the disk, or a limit on the size of files; nothing was left"
         ) from error
 
 
-def _no_room(error: BaseException | None) -> bool:
-    """Return whether an error, or one that it came from, says that there is no room."""
+def out_of_room(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it came from, says that there is no room on the disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return True
         # Libraries that write in other languages only hand on the system's words.
-        if any(os.strerror(number) in str(error) for number in _NO_ROOM):
+        if any(words in str(error) for words in (*map(os.strerror, _NO_ROOM), _SQLITE_FULL)):
             return True
         error = error.__cause__ or error.__context__
     return False

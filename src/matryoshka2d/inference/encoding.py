@@ -178,11 +178,18 @@ def read_texts(source: str | os.PathLike[str], *, column: str | None = None) -> 
 
 
 def embedded_chunks(
-    engine: Engine, chunks: Iterable[list[Row]], column: str, size: Size, prompt_name: str | None, bar: Any
+    engine: Engine,
+    chunks: Iterable[list[Row]],
+    column: str,
+    size: Size,
+    prompt_name: str | None,
+    bar: Any,
+    prompt: str | None = None,
 ) -> Iterator[Chunk]:
     """Yield (rows, vectors float32 [rows, dims]) for chunks of rows, one chunk in memory at a time."""
     for rows in chunks:
-        yield rows, engine.embed([row[column] for row in rows], size, prompt_name=prompt_name)
+        texts = [row[column] for row in rows]
+        yield rows, engine.embed(texts, size, prompt_name=prompt_name, prompt=prompt)
         bar.update(len(rows))
 
 
@@ -198,7 +205,7 @@ def look_over(source: Path, column: str | None, *, with_schema: bool) -> Survey:
     total, name = 0, ""
     schemas = [_parquet(source).schema_arrow] if source.suffix == ".parquet" and with_schema else []
     for numbered in row_chunks(source):
-        name = name or _text_column(numbered[0][1], column, source)
+        name = name or text_column(numbered[0][1], column, source)
         for place, row in numbered:
             _check_text(row.get(name), name, source, place)
         total += len(numbered)
@@ -239,7 +246,8 @@ def _check_text(text: Any, column: str, source: Path, place: int) -> None:
         )
 
 
-def _text_column(row: Row, column: str | None, source: Path) -> str:
+def text_column(row: Row, column: str | None, source: Path) -> str:
+    """Return the column of texts: the named one, a usual one, or the only one with texts."""
     names = list(row)
     if column is not None:
         if column not in row:
@@ -407,6 +415,107 @@ def check_folder(
     return look_over(source, column, with_schema=suffix == ".parquet")
 
 
+@dataclass(frozen=True)
+class Job:
+    """All that it takes to write any shard of a run: small, and the same in every process.
+
+    Parameters
+    ----------
+    source, folder, suffix
+        As in `encode_shards`.
+    survey
+        What one look over the input told.
+    size
+        The size of the vectors.
+    rows_per_shard
+        Texts a shard.
+    prompt_name, prompt
+        As in `Engine.embed`.
+    """
+
+    source: Path
+    folder: Path
+    suffix: str
+    survey: Survey
+    size: Size
+    rows_per_shard: int
+    prompt_name: str | None = None
+    prompt: str | None = None
+
+    @property
+    def shards(self) -> int:
+        """How many shards the run has."""
+        return -(-self.survey.rows // self.rows_per_shard)
+
+    def path(self, number: int) -> Path:
+        """Return the file of a shard."""
+        return self.folder / f"part-{number:05d}{self.suffix}"
+
+    def rows(self, number: int) -> int:
+        """Return how many texts a shard has."""
+        return min(self.rows_per_shard, self.survey.rows - number * self.rows_per_shard)
+
+    def missing(self, part: tuple[int, int] = (1, 1)) -> list[int]:
+        """Return the shards of a part that are not written yet."""
+        return [number for number in self.of(part) if not self.path(number).is_file()]
+
+    def of(self, part: tuple[int, int]) -> range:
+        """Return the shards of the i-th of n parts, counted from 1."""
+        return range(part[0] - 1, self.shards, part[1])
+
+
+class ShardWriter:
+    """Writes shards of a job, quickest in ascending order: the input is then read once.
+
+    Parameters
+    ----------
+    engine
+        The engine.
+    job
+        The run.
+    """
+
+    def __init__(self, engine: Engine, job: Job) -> None:
+        self.engine, self.job = engine, job
+        self._rows: Iterator[Row] = iter(())
+        self._next = -1
+
+    def write(self, number: int, bar: Any = None) -> int:
+        """Write a shard unless it is there, and return how many texts were embedded for it."""
+        job, path = self.job, self.job.path(number)
+        if path.is_file():
+            return 0
+        count = job.rows(number)
+        chunks = _chunked(islice(self._rows_from(number), count))
+        with staged_file(path) as temporary, progress(count, False) as silent:
+            embedded = embedded_chunks(
+                self.engine,
+                chunks,
+                job.survey.column,
+                job.size,
+                job.prompt_name,
+                silent if bar is None else bar,
+                job.prompt,
+            )
+            WRITERS[job.suffix](temporary, embedded, replace(job.survey, rows=count), job.size.dims)
+        self._next = number + 1
+        return count
+
+    def _rows_from(self, number: int) -> Iterator[Row]:
+        """Return the rows of the input from a shard on."""
+        if not 0 <= self._next <= number:
+            self._rows = (row for numbered in row_chunks(self.job.source) for _, row in numbered)
+            self._next = 0
+        _skip(self._rows, (number - self._next) * self.job.rows_per_shard)
+        # Until this shard is written whole, nobody knows where the rows stand.
+        self._next = -1
+        return self._rows
+
+
+Run = Callable[[Job, list[int], Any], None]
+"""Writes the given shards of a job somewhere else, and counts their texts on the bar."""
+
+
 def encode_shards(
     engine: Engine,
     source: str | Path,
@@ -417,6 +526,9 @@ def encode_shards(
     rows_per_shard: int = ROWS_PER_SHARD,
     column: str | None = None,
     prompt_name: str | None = None,
+    prompt: str | None = None,
+    part: tuple[int, int] = (1, 1),
+    run: Run | None = None,
     overwrite: bool = False,
     show_progress_bar: bool = False,
 ) -> Shards:
@@ -430,7 +542,7 @@ def encode_shards(
         ``.txt`` with one text a line, ``.jsonl`` or ``.parquet``.
     folder
         Where the shards go: ``part-00000.parquet`` and so on, and ``manifest.json``.
-    size, prompt_name
+    size, prompt_name, prompt
         As in `Engine.embed`.
     suffix
         ``".parquet"``, ``".jsonl"`` or ``".npy"``, as for the files of `encode_file`.
@@ -438,6 +550,10 @@ def encode_shards(
         Texts a shard. Fewer lose less to a kill; more make fewer files.
     column
         The column of texts, if it is not recognised.
+    part
+        ``(i, n)``: write only the i-th of n parts, counted from 1: n processes anywhere write them all.
+    run
+        Writes the shards somewhere else, as `matryoshka2d.inference.ray_runner.on_ray` returns; here by default.
     overwrite
         Whether to begin anew where the folder is in use.
     show_progress_bar
@@ -446,6 +562,7 @@ def encode_shards(
     Returns
     -------
     Shards
+        Those of the part.
 
     Raises
     ------
@@ -453,44 +570,54 @@ def encode_shards(
         If the input is not usable, or the folder holds shards of another input, model, size or precision.
     """
     source, folder = Path(source), Path(folder)
+    check_part(part, overwrite=overwrite)
     survey = check_folder(source, folder, suffix, column=column, overwrite=overwrite)
     wanted = engine.size if size is None else Size.parse(size)
-    shards = -(-survey.rows // rows_per_shard)
-    manifest = {
-        "source": source.name,
-        "source_hash": _hash(source),
-        "rows": survey.rows,
-        "rows_per_shard": rows_per_shard,
-        "column": survey.column,
-        "size": str(wanted),
+    job = Job(source.resolve(), folder.resolve(), suffix, survey, wanted, rows_per_shard, prompt_name, prompt)
+    _begin(folder, _manifest(job, engine), overwrite=overwrite, alone=part[1] == 1)
+    own, missing = job.of(part), job.missing(part)
+    rows = sum(map(job.rows, own))
+    with progress(rows, show_progress_bar) as bar:
+        bar.update(rows - sum(map(job.rows, missing)))
+        if run is not None:
+            run(job, missing, bar)
+        else:
+            writer = ShardWriter(engine, job)
+            for number in missing:
+                writer.write(number, bar)
+    return Shards(rows, len(own), len(own) - len(missing))
+
+
+def check_part(part: tuple[int, int], *, overwrite: bool = False) -> None:
+    """Raise a `UserError` unless this is one of n parts, and none that would remove the others'."""
+    number, of = part
+    if not 1 <= number <= of:
+        raise UserError(
+            f"shard {number}/{of} cannot be: expected 1/{max(of, 1)} to {max(of, 1)}/{max(of, 1)}"
+        )
+    if of > 1 and overwrite:
+        raise UserError("--overwrite would remove what the others wrote: empty the folder first")
+
+
+def _manifest(job: Job, engine: Engine) -> dict[str, Any]:
+    """Return what makes a run: two runs that differ in none of it write the same shards."""
+    vectors = engine.embed([_PROBE], job.size, prompt_name=job.prompt_name, prompt=job.prompt)
+    return {
+        "source": job.source.name,
+        "source_hash": _hash(job.source),
+        "rows": job.survey.rows,
+        "rows_per_shard": job.rows_per_shard,
+        "column": job.survey.column,
+        "size": str(job.size),
         "engine": engine.name,
         "precision": engine.precision,
-        "prompt_name": prompt_name,
-        "suffix": suffix,
-        "vectors": hashlib.sha256(
-            engine.embed([_PROBE], wanted, prompt_name=prompt_name).tobytes()
-        ).hexdigest(),
+        "prompt_name": job.prompt_name,
+        "suffix": job.suffix,
+        "vectors": hashlib.sha256(vectors.tobytes()).hexdigest(),
     }
-    _begin(folder, manifest, overwrite=overwrite)
-    found = 0
-    rows = (row for numbered in row_chunks(source) for _, row in numbered)
-    with progress(survey.rows, show_progress_bar) as bar:
-        for number in range(shards):
-            path = folder / f"part-{number:05d}{suffix}"
-            count = min(rows_per_shard, survey.rows - number * rows_per_shard)
-            if path.is_file():
-                found += 1
-                _skip(rows, count)
-                bar.update(count)
-                continue
-            chunks = _chunked(islice(rows, count))
-            with staged_file(path) as temporary:
-                embedded = embedded_chunks(engine, chunks, survey.column, wanted, prompt_name, bar)
-                WRITERS[suffix](temporary, embedded, replace(survey, rows=count), wanted.dims)
-    return Shards(survey.rows, shards, found)
 
 
-def _begin(folder: Path, manifest: dict[str, Any], *, overwrite: bool) -> None:
+def _begin(folder: Path, manifest: dict[str, Any], *, overwrite: bool, alone: bool) -> None:
     """Write the manifest into a new folder, or see that the one in the folder says the same."""
     path = folder / MANIFEST
     if path.is_file() and not overwrite:
@@ -504,8 +631,8 @@ def _begin(folder: Path, manifest: dict[str, Any], *, overwrite: bool) -> None:
     elif folder.is_dir():
         for entry in folder.glob("part-*"):
             entry.unlink()
-    # What a kill leaves: the beginning of a shard under a temporary name.
-    for entry in folder.glob(".*.tmp-*"):
+    # What a kill leaves: the beginning of a shard under a temporary name. Others may be at work on theirs.
+    for entry in folder.glob(".*.tmp-*") if alone else ():
         shutil.rmtree(entry, ignore_errors=True)
     with staged_file(path) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
