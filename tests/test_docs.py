@@ -29,6 +29,7 @@ PAGES = [
     "docs/plan.md",
     "docs/ship.md",
     "docs/inference.md",
+    "docs/search.md",
     "docs/export.md",
     "docs/serve.md",
 ]

@@ -136,6 +136,14 @@ def test_every_room_has_its_row() -> None:
     assert rooms - {"__init__", "__main__", "cli", "quickstart"} == set(ARROWS)
 
 
+def test_search_knows_no_training_and_only_the_command_line_knows_search() -> None:
+    assert not rooms_imported_by("search") & {"training", "cli", "planning", "quickstart", "experiments"}
+    users = {
+        room_of(_name_of(path)) for path in MODULES for name in imports_of(path) if room_of(name) == "search"
+    }
+    assert users <= {"search", "cli", "serving"}
+
+
 def test_nobody_imports_the_command_line() -> None:
     users = {
         path.relative_to(SOURCE).as_posix()

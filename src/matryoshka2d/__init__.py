@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matryoshka2d.losses.objectives import make_objective
     from matryoshka2d.losses.strategies import make_strategy
     from matryoshka2d.planning import Budget, Plan, plan
+    from matryoshka2d.search import open_index
     from matryoshka2d.size import Size, parse_sizes
     from matryoshka2d.training import FitOptions, RotateOptions, TrainingOptions, fit, rotate, train
 
@@ -42,6 +43,7 @@ _HOMES = {
     "make_strategy": "losses.strategies",
     "mteb": "inference.mteb_encoder",
     "open_engine": "inference",
+    "open_index": "search",
     "parse_sizes": "size",
     "plan": "planning",
     "read_sts": "evaluation",
@@ -69,6 +71,7 @@ __all__ = [
     "make_strategy",
     "mteb",
     "open_engine",
+    "open_index",
     "parse_sizes",
     "plan",
     "read_sts",

@@ -172,6 +172,7 @@ def grant_what_the_umask_says(written: Path) -> None:
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch says when its archive could not be written; the system's reason is lost on the way.
 _TORCH_CANNOT_WRITE = ("inline_container.cc", "PytorchStreamWriter")
+_SQLITE_FULL = "database or disk is full"
 
 
 @contextlib.contextmanager
@@ -201,7 +202,7 @@ def says_no_room(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return True
         # Libraries that write in other languages only hand on the system's words.
-        if any(os.strerror(number) in str(error) for number in _NO_ROOM):
+        if any(words in str(error) for words in (*map(os.strerror, _NO_ROOM), _SQLITE_FULL)):
             return True
         if isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_CANNOT_WRITE):
             return True

@@ -8,10 +8,14 @@ from matryoshka2d.cli.benchmark import benchmark
 from matryoshka2d.cli.encode import encode, quantise
 from matryoshka2d.cli.evaluate import evaluate
 from matryoshka2d.cli.export import export, truncate
+from matryoshka2d.cli.index import index
 from matryoshka2d.cli.plan import plan_command
 from matryoshka2d.cli.quickstart import quickstart
+from matryoshka2d.cli.recut import recut_command
+from matryoshka2d.cli.search import search
 from matryoshka2d.cli.serve import serve_command
 from matryoshka2d.cli.train import fit_command, rotate_command, train_command
+from matryoshka2d.cli.tune import tune_command
 
 app = typer.Typer(
     help="One sentence-embedding model, any depth, any width: train, look at the grid, ship a size.",
@@ -46,5 +50,9 @@ app.command()(truncate)
 app.command()(export)
 app.command()(encode)
 app.command("serve")(serve_command)
+app.command()(index)
+app.command()(search)
+app.command("tune")(tune_command)
+app.command("recut")(recut_command)
 app.command()(quantise)
 app.command()(benchmark)

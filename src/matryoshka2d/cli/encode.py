@@ -21,6 +21,15 @@ from matryoshka2d.cli.common import (
     print_json,
     quiet_libraries,
 )
+from matryoshka2d.cli.runners import (
+    Address,
+    CpusPerWorker,
+    GpusPerWorker,
+    Runner,
+    Workers,
+    check_runner,
+    runs_on,
+)
 
 if TYPE_CHECKING:
     from matryoshka2d.encoder.quantization import Vectors
@@ -50,6 +59,15 @@ def encode(
     shard_format: Annotated[
         str | None, typer.Option(help="parquet, jsonl or npy, when the output is a folder. Default: parquet.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="i/n: write only the i-th of n parts of the shards; n processes write them all."),
+    ] = None,
+    runner: Runner = "local",
+    workers: Workers = 2,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = 0,
+    address: Address = None,
     engine: EngineName = "auto",
     precision: PrecisionChoice = "auto",
     pooling: Pooling = None,
@@ -70,17 +88,21 @@ def encode(
         ROWS_PER_SHARD,
         check_files,
         check_folder,
+        check_part,
         encode_file,
         encode_shards,
     )
     from matryoshka2d.size import Size
 
     wanted = None if size is None else Size.parse(size)
+    check_runner(runner)
     sharded = output.suffix == "" or output.is_dir()
     suffix = f".{shard_format or 'parquet'}"
+    part = _part(shard)
     if sharded:
+        check_part(part, overwrite=overwrite)
         check_folder(input, output, suffix, column=column, overwrite=overwrite)
-    elif shard_rows is not None or shard_format is not None:
+    elif shard_rows is not None or shard_format is not None or shard is not None or runner != "local":
         raise UserError(f"{output} is one file: name a folder as output to have shards")
     else:
         check_files(input, output, column=column, overwrite=overwrite)
@@ -105,8 +127,16 @@ def encode(
         "precision": opened.precision,
     }
     if sharded:
+        run = runs_on(runner, opened, model, pooling, workers, cpus_per_worker, gpus_per_worker, address)
         done = encode_shards(
-            opened, input, output, suffix=suffix, rows_per_shard=shard_rows or ROWS_PER_SHARD, **common
+            opened,
+            input,
+            output,
+            suffix=suffix,
+            rows_per_shard=shard_rows or ROWS_PER_SHARD,
+            part=part,
+            run=run,
+            **common,
         )
         rows = done.rows
         summary |= {"shards": done.shards, "found": done.found}
@@ -117,6 +147,17 @@ def encode(
     elif not quiet:
         shards = f" in {done.shards} shards, {done.found} of them from before" if sharded else ""
         print(f"Wrote {output}: {rows} vectors of {opened.size.dims} dims at size {opened.size}{shards}.")
+
+
+def _part(shard: str | None) -> tuple[int, int]:
+    from matryoshka2d.errors import UserError
+
+    if shard is None:
+        return 1, 1
+    number, slash, of = shard.partition("/")
+    if not slash or not number.strip().isdigit() or not of.strip().isdigit():
+        raise UserError(f"'{shard}' is no part of the shards: expected i/n, as 1/4")
+    return int(number), int(of)
 
 
 _SAMPLE = 1000

@@ -192,6 +192,7 @@ def embedded_chunks(
     prompt_name: str | None,
     bar: Any,
     before: int = 0,
+    prompt: str | None = None,
 ) -> Iterator[Chunk]:
     """Yield (rows, vectors float32 [rows, dims]) for chunks of rows, one chunk in memory at a time.
 
@@ -199,7 +200,7 @@ def embedded_chunks(
     """
     for rows in chunks:
         try:
-            vectors = engine.embed(list(map(survey.text, rows)), size, prompt_name=prompt_name)
+            vectors = engine.embed(list(map(survey.text, rows)), size, prompt_name=prompt_name, prompt=prompt)
         except NotFiniteError as error:
             raise NotFiniteError(error.row, error.text, number=before + error.row + 1) from None
         yield rows, vectors
@@ -220,7 +221,7 @@ def look_over(source: Path, column: str | None, *, with_schema: bool) -> Survey:
     name, names, total, empty = "", dict[str, None](), 0, list[str]()
     schemas = [shard.schema for shard in shards if shard.schema is not None] if with_schema else []
     for table in (table for shard in shards for table in shard.tables(None)):
-        name = name or _text_column(table, column)
+        name = name or text_column(table.rows[0], column, table.source)
         empty += _checked(table, name)
         names |= dict.fromkeys(table.names)
         total += len(table)
@@ -270,22 +271,19 @@ def _checked(table: Table, column: str) -> list[str]:
     return [table.place(row) for row, text in zip(every, texts, strict=True) if not text.strip()]
 
 
-def _text_column(table: Table, column: str | None) -> str:
-    row = table.rows[0]
+def text_column(row: Row, column: str | None, source: str) -> str:
+    """Return the column of texts: the named one, a usual one, or the only one with texts."""
     if column is not None:
         if column not in row:
             raise UserError(
-                f"{table.source} has no column '{column}': it has {', '.join(row)}."
-                f"{did_you_mean(column, row)}"
+                f"{source} has no column '{column}': it has {', '.join(row)}.{did_you_mean(column, row)}"
             )
         return column
     usual = [name for known in _USUAL_COLUMNS for name in row if name.casefold() == known]
     texts = [name for name, value in row.items() if isinstance(value, str)]
     if usual or len(texts) == 1:
         return (usual or texts)[0]
-    raise UserError(
-        f"{table.source}: which column holds the texts? Name one of {', '.join(row)} with --column"
-    )
+    raise UserError(f"{source}: which column holds the texts? Name one of {', '.join(row)} with --column")
 
 
 def row_chunks(source: Path) -> Iterator[list[Row]]:
@@ -402,6 +400,108 @@ def check_folder(
     return look_over(source, column, with_schema=suffix == ".parquet")
 
 
+@dataclass(frozen=True)
+class Job:
+    """All that it takes to write any shard of a run: small, and the same in every process.
+
+    Parameters
+    ----------
+    source, folder, suffix
+        As in `encode_shards`.
+    survey
+        What one look over the input told.
+    size
+        The size of the vectors.
+    rows_per_shard
+        Texts a shard.
+    prompt_name, prompt
+        As in `Engine.embed`.
+    """
+
+    source: Path
+    folder: Path
+    suffix: str
+    survey: Survey
+    size: Size
+    rows_per_shard: int
+    prompt_name: str | None = None
+    prompt: str | None = None
+
+    @property
+    def shards(self) -> int:
+        """How many shards the run has."""
+        return -(-self.survey.rows // self.rows_per_shard)
+
+    def path(self, number: int) -> Path:
+        """Return the file of a shard."""
+        return self.folder / f"part-{number:05d}{self.suffix}"
+
+    def rows(self, number: int) -> int:
+        """Return how many texts a shard has."""
+        return min(self.rows_per_shard, self.survey.rows - number * self.rows_per_shard)
+
+    def missing(self, part: tuple[int, int] = (1, 1)) -> list[int]:
+        """Return the shards of a part that are not written yet."""
+        return [number for number in self.of(part) if not self.path(number).is_file()]
+
+    def of(self, part: tuple[int, int]) -> range:
+        """Return the shards of the i-th of n parts, counted from 1."""
+        return range(part[0] - 1, self.shards, part[1])
+
+
+class ShardWriter:
+    """Writes shards of a job, quickest in ascending order: the input is then read once.
+
+    Parameters
+    ----------
+    engine
+        The engine.
+    job
+        The run.
+    """
+
+    def __init__(self, engine: Engine, job: Job) -> None:
+        self.engine, self.job = engine, job
+        self._rows: Iterator[Row] = iter(())
+        self._next = -1
+
+    def write(self, number: int, bar: Any = None) -> int:
+        """Write a shard unless it is there, and return how many texts were embedded for it."""
+        job, path = self.job, self.job.path(number)
+        if path.is_file():
+            return 0
+        count = job.rows(number)
+        chunks = _chunked(islice(self._rows_from(number), count))
+        with staged_file(path) as temporary, progress(count, False) as silent:
+            embedded = embedded_chunks(
+                self.engine,
+                chunks,
+                job.survey,
+                job.size,
+                job.prompt_name,
+                silent if bar is None else bar,
+                number * job.rows_per_shard,
+                job.prompt,
+            )
+            WRITERS[job.suffix](temporary, embedded, replace(job.survey, rows=count), job.size.dims)
+        self._next = number + 1
+        return count
+
+    def _rows_from(self, number: int) -> Iterator[Row]:
+        """Return the rows of the input from a shard on."""
+        if not 0 <= self._next <= number:
+            self._rows = (row for chunk in row_chunks(self.job.source) for row in chunk)
+            self._next = 0
+        _skip(self._rows, (number - self._next) * self.job.rows_per_shard)
+        # Until this shard is written whole, nobody knows where the rows stand.
+        self._next = -1
+        return self._rows
+
+
+Run = Callable[[Job, list[int], Any], None]
+"""Writes the given shards of a job somewhere else, and counts their texts on the bar."""
+
+
 def encode_shards(
     engine: Engine,
     source: str | Path,
@@ -412,6 +512,9 @@ def encode_shards(
     rows_per_shard: int = ROWS_PER_SHARD,
     column: str | None = None,
     prompt_name: str | None = None,
+    prompt: str | None = None,
+    part: tuple[int, int] = (1, 1),
+    run: Run | None = None,
     overwrite: bool = False,
     show_progress_bar: bool = False,
 ) -> Shards:
@@ -425,7 +528,7 @@ def encode_shards(
         As in `encode_file`.
     folder
         Where the shards go: ``part-00000.parquet`` and so on, and ``manifest.json``.
-    size, prompt_name
+    size, prompt_name, prompt
         As in `Engine.embed`.
     suffix
         ``".parquet"``, ``".jsonl"`` or ``".npy"``, as for the files of `encode_file`.
@@ -433,6 +536,10 @@ def encode_shards(
         Texts a shard. Fewer lose less to a kill; more make fewer files.
     column
         The column of texts, if it is not recognised.
+    part
+        ``(i, n)``: write only the i-th of n parts, counted from 1: n processes anywhere write them all.
+    run
+        Writes the shards somewhere else, as `inference.ray_runner.on_ray` returns; here by default.
     overwrite
         Whether to begin anew where the folder is in use.
     show_progress_bar
@@ -441,6 +548,7 @@ def encode_shards(
     Returns
     -------
     Shards
+        Those of the part.
 
     Raises
     ------
@@ -448,46 +556,55 @@ def encode_shards(
         If the input is not usable, or the folder holds shards of another input, model, size or precision.
     """
     source, folder = Path(source), Path(folder)
+    check_part(part, overwrite=overwrite)
     survey = check_folder(source, folder, suffix, column=column, overwrite=overwrite)
     wanted = engine.size if size is None else Size.parse(size)
-    shards = -(-survey.rows // rows_per_shard)
-    manifest = {
-        "source": source.name,
-        "source_hash": _hash(source),
-        "rows": survey.rows,
-        "rows_per_shard": rows_per_shard,
-        "column": survey.column,
-        "title": survey.title,
-        "size": str(wanted),
+    job = Job(source.resolve(), folder.resolve(), suffix, survey, wanted, rows_per_shard, prompt_name, prompt)
+    _begin(folder, _manifest(job, engine), overwrite=overwrite, alone=part[1] == 1)
+    own, missing = job.of(part), job.missing(part)
+    rows = sum(map(job.rows, own))
+    with progress(rows, show_progress_bar) as bar:
+        bar.update(rows - sum(map(job.rows, missing)))
+        if run is not None:
+            run(job, missing, bar)
+        else:
+            writer = ShardWriter(engine, job)
+            for number in missing:
+                writer.write(number, bar)
+    return Shards(rows, len(own), len(own) - len(missing))
+
+
+def check_part(part: tuple[int, int], *, overwrite: bool = False) -> None:
+    """Raise a `UserError` unless this is one of n parts, and none that would remove the others'."""
+    number, of = part
+    if not 1 <= number <= of:
+        raise UserError(
+            f"shard {number}/{of} cannot be: expected 1/{max(of, 1)} to {max(of, 1)}/{max(of, 1)}"
+        )
+    if of > 1 and overwrite:
+        raise UserError("--overwrite would remove what the others wrote: empty the folder first")
+
+
+def _manifest(job: Job, engine: Engine) -> dict[str, Any]:
+    """Return what makes a run: two runs that differ in none of it write the same shards."""
+    vectors = engine.embed([_PROBE], job.size, prompt_name=job.prompt_name, prompt=job.prompt)
+    return {
+        "source": job.source.name,
+        "source_hash": _hash(job.source),
+        "rows": job.survey.rows,
+        "rows_per_shard": job.rows_per_shard,
+        "column": job.survey.column,
+        "title": job.survey.title,
+        "size": str(job.size),
         "engine": engine.name,
         "precision": engine.precision,
-        "prompt_name": prompt_name,
-        "suffix": suffix,
-        "vectors": hashlib.sha256(
-            engine.embed([_PROBE], wanted, prompt_name=prompt_name).tobytes()
-        ).hexdigest(),
+        "prompt_name": job.prompt_name,
+        "suffix": job.suffix,
+        "vectors": hashlib.sha256(vectors.tobytes()).hexdigest(),
     }
-    _begin(folder, manifest, overwrite=overwrite)
-    found = 0
-    rows = (row for chunk in row_chunks(source) for row in chunk)
-    with progress(survey.rows, show_progress_bar) as bar:
-        for number in range(shards):
-            path = folder / f"part-{number:05d}{suffix}"
-            count = min(rows_per_shard, survey.rows - number * rows_per_shard)
-            if path.is_file():
-                found += 1
-                _skip(rows, count)
-                bar.update(count)
-                continue
-            chunks = _chunked(islice(rows, count))
-            with staged_file(path) as temporary:
-                before = number * rows_per_shard
-                embedded = embedded_chunks(engine, chunks, survey, wanted, prompt_name, bar, before)
-                WRITERS[suffix](temporary, embedded, replace(survey, rows=count), wanted.dims)
-    return Shards(survey.rows, shards, found)
 
 
-def _begin(folder: Path, manifest: dict[str, Any], *, overwrite: bool) -> None:
+def _begin(folder: Path, manifest: dict[str, Any], *, overwrite: bool, alone: bool) -> None:
     """Write the manifest into a new folder, or see that the one in the folder says the same."""
     path = folder / MANIFEST
     if path.is_file() and not overwrite:
@@ -501,8 +618,8 @@ def _begin(folder: Path, manifest: dict[str, Any], *, overwrite: bool) -> None:
     elif folder.is_dir():
         for entry in folder.glob("part-*"):
             entry.unlink()
-    # What a kill leaves: the beginning of a shard under a temporary name.
-    for entry in folder.glob(".*.tmp-*"):
+    # What a kill leaves: the beginning of a shard under a temporary name. Others may be at work on theirs.
+    for entry in folder.glob(".*.tmp-*") if alone else ():
         shutil.rmtree(entry, ignore_errors=True)
     with staged_file(path) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
