@@ -11,8 +11,8 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(VENV)/.user  ## Make a real model elastic, show its grid, cut a size (5 to 10 minutes on two cores)
-	$(BIN)/matryoshka2d quickstart --overwrite
+quickstart: $(VENV)/.user  ## Make a real model elastic, show its grid, search with it
+	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.dev  ## Run the tests (about 10 minutes on two cores, 16 on slow ones)
 	$(PYTEST) -m "not slow"

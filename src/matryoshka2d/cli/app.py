@@ -9,7 +9,6 @@ from matryoshka2d.cli.encode import encode, quantise
 from matryoshka2d.cli.evaluate import evaluate
 from matryoshka2d.cli.export import export, truncate
 from matryoshka2d.cli.plan import plan_command
-from matryoshka2d.cli.quickstart import quickstart
 from matryoshka2d.cli.train import fit_command, rotate_command, train_command
 
 app = typer.Typer(
@@ -35,7 +34,6 @@ def version(
         print(context.get_help())
 
 
-app.command()(quickstart)
 app.command("fit")(fit_command)
 app.command("train")(train_command)
 app.command("rotate")(rotate_command)
