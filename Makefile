@@ -11,8 +11,8 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
 
-quickstart: $(VENV)/.user  ## Make a real model elastic, show its grid, cut a size (5 to 10 minutes on two cores)
-	$(BIN)/matryoshka2d quickstart --overwrite
+quickstart: $(VENV)/.user  ## Make a real model elastic, show its grid, search with it
+	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.dev  ## Run the tests (about 10 minutes on two cores, 16 on slow ones)
 	$(PYTEST) -m "not slow"
@@ -35,8 +35,8 @@ bench: $(VENV)/.dev  ## Measure training and evaluation against sentence-transfo
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/evaluation.py
 
-docs: $(VENV)/.dev  ## Run every command and example in the docs
-	$(BIN)/python -m pytest tests/test_docs.py
+docs: $(VENV)/.docs  ## Build the site into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
@@ -54,4 +54,9 @@ $(VENV)/clients/.ok: tests/serving/clients.txt
 $(VENV)/.dev: pyproject.toml reproduction/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable ".[dev]" --editable reproduction
+	touch $@ $(VENV)/.user
+
+$(VENV)/.docs: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable ".[docs]"
 	touch $@ $(VENV)/.user

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from language_reference import sentences
 from machine import facts
 from matryoshka2d.cli.common import quiet_libraries
 from matryoshka2d.encoder.default_model import default_model_path
@@ -25,22 +26,21 @@ from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.encoder.precision import bf16_units
 from matryoshka2d.evaluation import Grid, StsSet, encode_sts, read_sts
 from matryoshka2d.inference.engine_exits import open_exits
-from matryoshka2d.quickstart.corpus import python_documentation
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def pairs(folder: str | None, limit: int | None) -> list[StsSet]:
-    """Return STS sets, or neighbouring sentences of Python's documentation with made-up scores."""
+    """Return STS sets, or neighboring sentences of Python's language reference with made-up scores."""
     if folder:
         return read_sts(folder)
-    sentences = python_documentation().held_out[: limit or 4000]
-    half = len(sentences) // 2
+    known = tuple(sentences()[: limit or 4000])
+    half = len(known) // 2
     return [
         StsSet(
             "documentation",
-            sentences[:half],
-            sentences[half : 2 * half],
+            known[:half],
+            known[half : 2 * half],
             np.arange(half, dtype=np.float64) % 6,
         )
     ]

@@ -19,9 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from language_reference import sentences
 from machine import facts
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -31,16 +33,15 @@ BATCH, WARM_UP, MAX_LENGTH = 64, 3, 128
 
 
 def triplets(data: str | None, count: int) -> dict[str, list[str]]:
-    """Return columns of triplets: of a file, or sentences of Python's documentation."""
+    """Return columns of triplets: of a file, or sentences of Python's language reference."""
     if data:
         with Path(data).open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
         return {name: [row[name] for row in rows] for name in ("anchor", "positive", "negative")}
-    from matryoshka2d.quickstart.corpus import python_documentation
-
-    sentences = python_documentation().train
-    names = ("anchor", "positive", "negative")
-    return {name: list(sentences[i * count : (i + 1) * count]) for i, name in enumerate(names)}
+    known = sentences()
+    # Every column starts elsewhere, so that no row has a text twice.
+    starts = {"anchor": 0, "positive": len(known) // 3, "negative": 2 * len(known) // 3}
+    return {name: list(islice(cycle(known), start, start + count)) for name, start in starts.items()}
 
 
 def trainer_arguments(folder: str, batch: int, bf16: bool) -> Any:

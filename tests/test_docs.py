@@ -137,7 +137,7 @@ def test_every_command_and_example_runs_in_order(
             ran += 1
         else:
             for line in text.splitlines():
-                if line.startswith("matryoshka2d ") and " quickstart" not in line:
+                if line.startswith("matryoshka2d "):
                     run_command(line, monkeypatch)
                     ran += 1
     assert ran, "a page without a command or an example does not belong in this list"

@@ -133,7 +133,7 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
 
 def test_every_room_has_its_row() -> None:
     rooms = {path.relative_to(SOURCE).parts[0].removesuffix(".py") for path in MODULES}
-    assert rooms - {"__init__", "__main__", "cli", "quickstart"} == set(ARROWS)
+    assert rooms - {"__init__", "__main__", "cli"} == set(ARROWS)
 
 
 def test_search_knows_no_training_and_only_the_command_line_knows_search() -> None:

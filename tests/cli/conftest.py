@@ -70,7 +70,6 @@ def no_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("a model was loaded")
 
     monkeypatch.setattr("matryoshka2d.encoder.elastic.ElasticEncoder.__init__", load)
-    monkeypatch.setattr("matryoshka2d.quickstart.run.python_documentation", load)
 
 
 @pytest.fixture(scope="session")

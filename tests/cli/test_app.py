@@ -15,7 +15,6 @@ from matryoshka2d.cli.app import app
 from tests.cli.conftest import Run
 
 COMMANDS = (
-    "quickstart",
     "fit",
     "train",
     "rotate",

@@ -7,7 +7,6 @@ import json
 import math
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ from sentence_transformers import SentenceTransformer
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.encoder.precision import best_precision
 from matryoshka2d.evaluation import Grid, read_retrieval, read_sts, retrieval_grid, sts_grid
-from matryoshka2d.quickstart.run import QuickstartResult
-from matryoshka2d.size import Size
 from tests import tiny
 from tests.cli.conftest import Outcome, Run
 from tests.cli.test_app import SCRIPT
@@ -28,40 +25,6 @@ QUICK = ("--batch-size", 8, "--no-checkpoints", "--precision", "fp32", "--device
 
 def folder_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-class TestQuickstart:
-    """The command hands on; what it does is tested beside its code."""
-
-    @pytest.fixture
-    def asked(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-        asked: dict[str, Any] = {}
-
-        def quickstart(output: Path, **choices: Any) -> QuickstartResult:
-            asked.update(choices, output=output)
-            grid = Grid((Size(1, 8),), {"held-out": (50.0,)})
-            return QuickstartResult(output, {"agreement": grid}, {"agreement": grid}, 99.0, 1.0)
-
-        monkeypatch.setattr("matryoshka2d.quickstart.run.quickstart", quickstart)
-        return asked
-
-    def test_the_options_are_handed_on(self, run: Run, tmp_path: Path, asked: dict[str, Any]) -> None:
-        words = ["--size", "2x64", "--seed", 5, "--sentences", 300, "--sts", "folder", "--overwrite"]
-        assert run("quickstart", "--output", tmp_path / "out", *words) == Outcome(0, "", "")
-        assert asked == {
-            "output": tmp_path / "out",
-            "sts": "folder",
-            "size": Size(2, 64),
-            "seed": 5,
-            "sentences": 300,
-            "overwrite": True,
-            "quiet": False,
-        }
-
-    def test_json_is_the_result(self, run: Run, tmp_path: Path, asked: dict[str, Any]) -> None:
-        outcome = run("quickstart", "--output", tmp_path / "out", "--json")
-        assert asked["quiet"]
-        assert outcome.json["after"]["agreement"]["grid"] == {"1x8": {"mean": 50.0, "held-out": 50.0}}
 
 
 class TestTrain:

@@ -109,10 +109,6 @@ class TestBeforeAnyModelIsLoaded:
             ("train --data pairs.jsonl --output out --epochs nan", "epochs is nan"),
             ("train --data pairs.jsonl --output out --columns anchor=q", "no column 'q'|'q'"),
             ("train --config no.yaml", "config no.yaml does not exist"),
-            ("quickstart --output used", "used exists already"),
-            ("quickstart --output in.txt", "it is a file"),
-            ("quickstart --size 3by8", "not a size"),
-            ("quickstart --sentences 3", "'--sentences'"),
         ],
     )
     def test_it_is_said_at_once(self, refused: Refused, words: str, said: str) -> None:
@@ -126,7 +122,6 @@ class TestBeforeAnyModelIsLoaded:
             "truncate default 3x8 new",
             "evaluate default --sts sts.tsv --output new",
             "train --data pairs.jsonl --output new",
-            "quickstart --output new",
         ):
             assert "no permission to write" in refused(*words.split())
 
@@ -262,7 +257,6 @@ class TestReplacingWhatIsNeeded:
             "train --model used/model --data {pairs} --output used",
             "train --data {pairs} --data used/pairs.jsonl --output used",
             "train --data {pairs} --dev used/sts.tsv --output used",
-            "quickstart --sts used/sts.tsv --output used",
             "truncate default 2x8 .",
             "truncate default 2x8 ..",
             "evaluate default --sts {sts} --output {here}",

@@ -10,7 +10,6 @@ from matryoshka2d.cli.evaluate import evaluate
 from matryoshka2d.cli.export import export, truncate
 from matryoshka2d.cli.index import index
 from matryoshka2d.cli.plan import plan_command
-from matryoshka2d.cli.quickstart import quickstart
 from matryoshka2d.cli.recut import recut_command
 from matryoshka2d.cli.search import search
 from matryoshka2d.cli.serve import serve_command
@@ -40,7 +39,6 @@ def version(
         print(context.get_help())
 
 
-app.command()(quickstart)
 app.command("fit")(fit_command)
 app.command("train")(train_command)
 app.command("rotate")(rotate_command)

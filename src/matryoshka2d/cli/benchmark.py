@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,7 @@ def benchmark(
         str | None, typer.Option(help="Which precisions, with commas. Default: all that suit this machine.")
     ] = None,
     texts: Annotated[
-        Path | None, typer.Option(help="Your own texts, a file. Default: sentences of Python's docs.")
+        Path | None, typer.Option(help="Your own texts, a file. Default: those of this package.")
     ] = None,
     column: Annotated[str | None, typer.Option(help="The column that holds the texts.")] = None,
     limit: Annotated[int, typer.Option(min=2, help="How many texts.")] = 2000,
@@ -135,11 +136,11 @@ def _table(found: Benchmark) -> Table:
 
 
 def _texts(path: Path | None, column: str | None, limit: int) -> list[str]:
-    """Return up to so many distinct texts."""
+    """Return up to so many texts: the distinct ones of a file, or those of this package again and again."""
     if path is None:
-        from matryoshka2d.quickstart.corpus import python_documentation
+        from matryoshka2d.inference.benchmark import sample_texts
 
-        return list(dict.fromkeys(python_documentation().train))[:limit]
+        return list(islice(cycle(sample_texts()), limit))
     from matryoshka2d.inference.encoding import read_texts
 
     return list(dict.fromkeys(read_texts(path, column=column)))[:limit]

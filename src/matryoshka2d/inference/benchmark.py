@@ -23,6 +23,21 @@ AGREEMENT = 0.999
 _QUERIES = 20
 
 
+def sample_texts() -> tuple[str, ...]:
+    """Return the distinct texts of this package, to measure speed where none are given.
+
+    They are sentences of 5 to 20 words, and every tenth is a paragraph.
+
+    >>> texts = sample_texts()
+    >>> len(texts) == len(set(texts))
+    True
+    """
+    from importlib.resources import files
+
+    text = files("matryoshka2d.inference").joinpath("sample_texts.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
 @dataclass(frozen=True)
 class Row:
     """One engine in one precision at one size.

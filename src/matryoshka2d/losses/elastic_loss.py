@@ -72,12 +72,14 @@ class ElasticLoss(nn.Module):
         depends on this number and hardly on the batch size; see `losses.gradient_cache`. Set it for large
         batches: 1024 on a CPU, more on a GPU. None, the default, is faster where a batch fits in memory.
 
-    Under data-parallel training the loss is that of the rows of all processes: see `losses.all_gather`.
-
     Attributes
     ----------
     by_size
         Means of the losses of every size since they were last taken, for logs.
+
+    Notes
+    -----
+    Under data-parallel training the loss is that of the rows of all processes: see `losses.all_gather`.
 
     Examples
     --------

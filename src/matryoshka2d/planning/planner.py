@@ -7,7 +7,6 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +62,8 @@ class Sources:
         ):
             if texts:
                 return spread(list(dict.fromkeys(texts)), _TIMED), origin
+        from matryoshka2d.inference.benchmark import sample_texts
+
         return sample_texts(), "sentences of this package"
 
 
@@ -146,7 +147,7 @@ def plan(
 
     Examples
     --------
-    >>> from matryoshka2d.planning.planner import sample_texts
+    >>> from matryoshka2d.inference.benchmark import sample_texts
     >>> made = plan("default", Budget(min_quality="50%"), texts=sample_texts()[:64], sizes="1,6x64,384",
     ...     seconds=0.1, engine_precision="fp32", device="cpu")
     >>> made.quality.fidelity, made.rows[-1].kept
@@ -381,44 +382,3 @@ def measured_costs(
         "date": date.today().isoformat(),
     }
     return measure_costs(engine, layers, texts, seconds=seconds, memory=memory, details=details)
-
-
-_SUBJECTS = (
-    "The museum near the old harbour",
-    "Our neighbour",
-    "A team of engineers from three countries",
-    "The new timetable",
-    "Every second household in the valley",
-    "My grandmother's recipe",
-    "The committee",
-    "A small bookshop",
-)
-_VERBS = (
-    "changed",
-    "explains",
-    "will need",
-    "could not find",
-    "is known for",
-    "paid for",
-    "keeps",
-    "asked about",
-)
-_OBJECTS = (
-    "the bridge",
-    "a better way to store rain water during the dry months",
-    "two hundred letters",
-    "its opening hours in winter",
-    "the price of bread",
-    "a photograph of the river taken before the flood",
-    "several answers",
-    "the school, the market and the road between them",
-)
-
-
-def sample_texts() -> tuple[str, ...]:
-    """Return 512 distinct sentences of 4 to 20 words.
-
-    >>> len(set(sample_texts()))
-    512
-    """
-    return tuple(" ".join(parts) + "." for parts in product(_SUBJECTS, _VERBS, _OBJECTS))

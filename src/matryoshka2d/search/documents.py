@@ -14,6 +14,7 @@ from typing import Any
 
 from matryoshka2d.data.rows import read_tables, title_column, with_title
 from matryoshka2d.errors import UserError
+from matryoshka2d.inference.encoding import text_column
 
 _IDS = ("_id", "id", "doc_id", "document_id")
 

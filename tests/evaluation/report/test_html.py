@@ -49,10 +49,20 @@ def report() -> str:
 
 
 def test_nothing_is_loaded_from_elsewhere(report: str) -> None:
-    loaded = parse(report).loaded
+    loaded = [source for source in parse(report).loaded if not source.startswith("#")]
     assert len(loaded) == 3
     assert all(source.startswith("data:image/png;base64,") for source in loaded)
     assert not re.search(r"https?://|//cdn|@import|url\(|<script|<link", report)
+
+
+def test_the_navigation_leads_to_what_is_there(report: str) -> None:
+    targets = {source[1:] for source in parse(report).loaded if source.startswith("#")}
+    assert targets == set(re.findall(r' id="([^"]+)"', report))
+    assert {"picture", "scores", "with-2", "set-2", "origin"} <= targets
+
+
+def test_the_picture_comes_first(report: str) -> None:
+    assert report.index("data:image/png") < report.index("<table")
 
 
 def test_names_are_escaped(report: str) -> None:

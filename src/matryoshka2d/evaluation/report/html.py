@@ -37,7 +37,7 @@ _TEMPLATE = "report.html.jinja"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a coloured table, as the template reads it."""
+    """One cell of a colored table, as the template reads it."""
 
     text: str
     ground: str
@@ -49,7 +49,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Section:
-    """One coloured table: rows are (layers, cells), a cell is None where the grid has no such size."""
+    """One colored table: rows are (layers, cells), a cell is None where the grid has no such size."""
 
     title: str
     dims: tuple[int, ...]
@@ -130,6 +130,7 @@ def render_report(
         set_names=", ".join(grid.sets),
         documents=documents_label(grid),
         facts=_facts(grid),
+        main_name=own_name,
         main=_section("", grid, scale, tolerance),
         inversions=[str(inversion) for inversion in grid.inversions(tolerance)],
         legend=legend(tolerance, _MARK),
