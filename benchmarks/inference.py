@@ -41,7 +41,7 @@ from matryoshka2d.inference.request_batching import BatchingEngine
 
 RESULTS = Path(__file__).resolve().parent / "results" / "inference.json"
 PEERS_FILE = Path(__file__).resolve().with_name("inference_peers.py")
-OURS = (("torch", "bf16"), ("torch", "fp32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnx", "int8"))
+OURS = (("torch", "bf16"), ("torch", "fp32"), ("onnx", "int8"))
 FULL = "6x384"
 PEAK_OF = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

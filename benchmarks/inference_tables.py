@@ -13,7 +13,7 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PRODUCTS = "sentence-transformers"
-OURS = ("torch ", "openvino ", "onnx ")
+OURS = ("torch ", "onnx ")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -20,7 +20,7 @@ from matryoshka2d.inference import Engine, open_engine
 from matryoshka2d.size import Size
 from tests import tiny
 
-ENGINES = ["torch", "openvino", "onnx"]
+ENGINES = ["torch", "onnx"]
 
 
 @pytest.fixture(scope="module", params=ENGINES)
@@ -227,7 +227,5 @@ class TestTorch:
         assert 0 < memory[1] < memory[2] < memory[3] < memory[4]
 
     def test_there_is_no_int8(self, model: str) -> None:
-        with pytest.raises(
-            UserError, match="the torch engine has no int8: choose the engine openvino or onnx"
-        ):
+        with pytest.raises(UserError, match="the torch engine has no int8: choose the engine onnx"):
             open_engine(model, "torch", "int8")

@@ -1,4 +1,4 @@
-"""OpenVINO and ONNX Runtime: graphs made once, depths when asked for, int8 on the user's own texts."""
+"""ONNX Runtime: graphs made once, depths when asked for, int8 on the user's own texts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import pytest
 
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.inference import depths as depths_module
 from matryoshka2d.inference import graphs as module
-from matryoshka2d.inference import open_engine
-from matryoshka2d.inference.depths import Depths, resident_bytes
+from matryoshka2d.inference import onnx_engine, open_engine
+from matryoshka2d.inference.onnx_engine import Depths, resident_bytes
 from tests import tiny
 
 pytestmark = pytest.mark.usefixtures("graphs")
@@ -40,9 +39,8 @@ def test_another_model_has_other_graphs(encoder: ElasticEncoder, model: str, tmp
         assert module.fingerprint(other) != module.fingerprint(encoder)
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnx"])
-def test_a_depth_is_made_ready_when_it_is_first_asked_for(encoder: ElasticEncoder, engine: str) -> None:
-    opened = open_engine(encoder, engine, "fp32")
+def test_a_depth_is_made_ready_when_it_is_first_asked_for(encoder: ElasticEncoder) -> None:
+    opened = open_engine(encoder, "onnx", "fp32")
     assert dict(opened.memory()) == {}
     opened.embed(["a cat"], "2x8")
     opened.embed(["a cat"], "2x16")
@@ -52,7 +50,7 @@ def test_a_depth_is_made_ready_when_it_is_first_asked_for(encoder: ElasticEncode
 def test_a_depth_is_made_once_and_its_growth_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     # What the process really holds is the allocator's business: it may hand out memory that it held before.
     held = iter([100, 350, 400, 390])
-    monkeypatch.setattr(depths_module, "resident_bytes", lambda: next(held))
+    monkeypatch.setattr(onnx_engine, "resident_bytes", lambda: next(held))
     made: list[int] = []
 
     def make(layers: int) -> list[int]:
@@ -71,8 +69,7 @@ def test_the_memory_of_this_process_is_read() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["onnx", "openvino"])
-def test_int8_is_calibrated_and_stays_close(minilm: str, engine: str) -> None:
+def test_int8_is_calibrated_and_stays_close(minilm: str) -> None:
     words = [
         f"The {a} {b} near the {c}."
         for a in ("old", "red", "slow")
@@ -80,7 +77,7 @@ def test_int8_is_calibrated_and_stays_close(minilm: str, engine: str) -> None:
         for c in ("sea", "house", "mill")
     ]
     encoder = ElasticEncoder(minilm, device="cpu")
-    opened = open_engine(encoder, engine, "int8", calibration=words)
+    opened = open_engine(encoder, "onnx", "int8", calibration=words)
     for size in ("6x384", "2x384"):
         cosines = (opened.embed(words, size) * encoder.encode(words, size=size)).sum(axis=1)
         assert cosines.min() > 0.9
@@ -103,7 +100,7 @@ class TestInt8:
         np.testing.assert_allclose(int8.embed(mixed), alone, atol=1e-5)  # type: ignore[attr-defined]
 
     def test_a_calibration_is_remembered(self, int8: object, encoder: ElasticEncoder) -> None:
-        again = open_engine(encoder, "openvino", "int8")
+        again = open_engine(encoder, "onnx", "int8")
         cosines = (again.embed(tiny.TEXTS) * int8.embed(tiny.TEXTS)).sum(axis=1)  # type: ignore[attr-defined]
         assert cosines.min() > 0.98
 
@@ -116,15 +113,13 @@ class TestInt8:
 def test_what_an_engine_lacks_is_said(encoder: ElasticEncoder) -> None:
     with pytest.raises(UserError, match="the onnx engine has no bf16"):
         open_engine(encoder, "onnx", "bf16")
-    with pytest.raises(UserError, match="the openvino engine has no fp16"):
-        open_engine(encoder, "openvino", "fp16")
     with pytest.raises(UserError, match="the onnx engine runs on the cpu"):
         open_engine(encoder, "onnx", device="cuda")
 
 
 def test_a_library_that_is_missing_is_named(encoder: ElasticEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "matryoshka2d.errors.find_spec", lambda name: None if name == "openvino" else object()
+        "matryoshka2d.errors.find_spec", lambda name: None if name == "onnxruntime" else object()
     )
-    with pytest.raises(UserError, match=r"pip install 'matryoshka2d\[openvino\]'"):
-        open_engine(encoder, "openvino")
+    with pytest.raises(UserError, match=r"pip install 'matryoshka2d\[onnx\]'"):
+        open_engine(encoder, "onnx")

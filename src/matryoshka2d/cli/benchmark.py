@@ -22,7 +22,7 @@ def benchmark(
     sizes: Annotated[
         str | None, typer.Option(help="Sizes, as 1-6x128. Default: full, half and single depth.")
     ] = None,
-    engines: Annotated[str, typer.Option(help="Which engines, with commas.")] = "torch,openvino,onnx",
+    engines: Annotated[str, typer.Option(help="Which engines, with commas.")] = "torch,onnx",
     precisions: Annotated[
         str | None, typer.Option(help="Which precisions, with commas. Default: all that suit this machine.")
     ] = None,

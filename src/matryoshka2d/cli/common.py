@@ -36,7 +36,7 @@ ExcludeSelf = Annotated[
     ),
 ]
 EngineName = Annotated[
-    str, typer.Option(help="torch, openvino or onnx. Default: the saved or usual one of this machine.")
+    str, typer.Option(help="torch or onnx. Default: the saved or usual one of this machine.")
 ]
 PrecisionChoice = Annotated[
     str, typer.Option(help="fp32, bf16, fp16 or int8. Default: the fastest that this machine does well.")

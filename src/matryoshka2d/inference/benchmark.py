@@ -192,7 +192,6 @@ def _combinations(
     bf16 = best_precision(device or "auto").name == "bf16"
     has = {
         "torch": ["fp32", *(["bf16"] if bf16 else []), *(["fp16"] if str(device).startswith("cuda") else [])],
-        "openvino": ["fp32", *(["bf16"] if bf16 else []), "int8"],
         "onnx": ["fp32", "int8"],
     }
     for engine in engines:

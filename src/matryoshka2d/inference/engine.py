@@ -76,7 +76,7 @@ class Engine(Protocol):
         """Return float32 [len(texts), dims], rows of unit length, in the order of the texts."""
 
 
-ENGINES: Mapping[str, str] = {"torch": "open_torch", "openvino": "open_openvino", "onnx": "open_onnx"}
+ENGINES: Mapping[str, str] = {"torch": "open_torch", "onnx": "open_onnx"}
 """Name → the function of the module ``<name>_engine`` that opens it."""
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
@@ -100,14 +100,14 @@ def open_engine(
     model
         A folder, a hub name, ``"default"``, or an `ElasticEncoder` that is loaded already.
     engine
-        ``"torch"``, ``"openvino"`` or ``"onnx"``; ``"auto"`` takes torch, or what
+        ``"torch"`` or ``"onnx"``; ``"auto"`` takes torch, or what
         ``matryoshka2d benchmark --save`` found to be fastest for this model on this machine.
     precision
-        ``"fp32"``, ``"bf16"``, ``"fp16"`` (torch on a GPU) or ``"int8"`` (openvino and onnx). ``"auto"``
+        ``"fp32"``, ``"bf16"``, ``"fp16"`` (torch on a GPU) or ``"int8"`` (onnx). ``"auto"``
         takes bf16 where the engine has it and the processor has units for it, and fp32 elsewhere. Name one
         for vectors that are equal between machines.
     device
-        ``"cpu"``, ``"cuda"``, ``"mps"``; by default the best there is. openvino and onnx run on the CPU.
+        ``"cpu"``, ``"cuda"``, ``"mps"``; by default the best there is. onnx runs on the CPU.
     size
         Load only this size, as ``"3x128"``: deeper layers are never read. It is then the default of `embed`.
     pooling

@@ -1,4 +1,4 @@
-"""The graphs that OpenVINO and ONNX Runtime run: one a depth, over one file of weights, made once.
+"""The graphs that ONNX Runtime runs: one a depth, over one file of weights, made once.
 
 They lie in the user's cache under a fingerprint of the model, so that the next opening finds them. The int8
 graphs lie beside them: weights a channel, activations on scales that are fixed by texts of the user's own,

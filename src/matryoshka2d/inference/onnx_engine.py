@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from matryoshka2d.errors import UserError, needs
-from matryoshka2d.inference.depths import Depths
 from matryoshka2d.inference.engine import Loaded, Vectors
 from matryoshka2d.inference.graphs import feeds, graph_files
 from matryoshka2d.inference.request_batching import BatchingEngine, Shape
@@ -19,6 +19,7 @@ from matryoshka2d.inference.tokens import TextTokenizer, Tokens
 _BUDGET = 2048
 _WASTE = 0.1
 PRECISIONS = ("fp32", "int8")
+T = TypeVar("T")
 
 
 def open_onnx(model: Loaded, precision: str, calibration: Sequence[str] | None = None) -> BatchingEngine:
@@ -77,3 +78,46 @@ class OnnxRunner:
     def memory(self) -> Mapping[int, int]:
         """Return layers → bytes by which the process grew when that depth was loaded."""
         return self.depths.memory()
+
+
+class Depths(Generic[T]):
+    """Layers → whatever runs them.
+
+    Parameters
+    ----------
+    make
+        What makes a depth ready; slow, so it is called once a depth.
+
+    Examples
+    --------
+    >>> depths = Depths(lambda layers: f"{layers} layers")
+    >>> depths[3], list(depths.memory())
+    ('3 layers', [3])
+    """
+
+    def __init__(self, make: Callable[[int], T]) -> None:
+        self._make = make
+        self._ready: dict[int, T] = {}
+        self._bytes: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, layers: int) -> T:
+        if layers not in self._ready:
+            with self._lock:
+                if layers not in self._ready:
+                    before = resident_bytes()
+                    made = self._make(layers)
+                    self._bytes[layers] = max(0, resident_bytes() - before)
+                    self._ready[layers] = made
+        return self._ready[layers]
+
+    def memory(self) -> Mapping[int, int]:
+        """Return layers → bytes by which the process grew when that depth was made ready."""
+        return dict(self._bytes)
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process holds."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)

@@ -32,9 +32,7 @@ _POOLINGS = ("mean", "cls", "lasttoken")
 def open_torch(model: Loaded, precision: str, calibration: Sequence[str] | None = None) -> BatchingEngine:
     """Put a loaded model into the torch engine; an encoder that a caller gave stays as it is."""
     if precision == "int8" or calibration is not None:
-        raise UserError(
-            "the torch engine has no int8: choose the engine openvino or onnx, or another precision"
-        )
+        raise UserError("the torch engine has no int8: choose the engine onnx, or another precision")
     encoder = model.encoder
     chosen = resolve_precision(precision, str(encoder.device)).name
     shape = Shape(encoder.depth, encoder.width, encoder.size, encoder.sizes)
