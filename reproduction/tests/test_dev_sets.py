@@ -117,7 +117,7 @@ class TestCaptions:
         [
             ([{"anchor": "a", "positive": "b"}], "line 1: expected the texts anchor, positive and group"),
             ([{"anchor": "a", "positive": "a", "group": "g"}], "no group of two captions"),
-            ([], "is empty"),
+            ([], "no group of two captions"),
         ],
     )
     def test_a_wrong_file(self, tmp_path: Path, rows: list[dict[str, str]], said: str) -> None:

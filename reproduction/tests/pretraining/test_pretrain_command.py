@@ -46,7 +46,10 @@ def test_a_yaml_file_may_hold_the_options(run: Run) -> None:
         ("--data texts.txt", "no output: .*--output"),
         ("--data texts.txt --output used", "used exists already: .*--overwrite"),
         ("--data texts.txt --output out --sizes 3x0", "at least 1"),
-        ("--data texts.txt --output out --mask 1", "mask is 1.0: expected at least 0.01 and at most 0.99"),
+        (
+            "--data texts.txt --output out --mask 1",
+            "'mask' is 1.0: expected a number of at least 0.01 and of at most 0.99",
+        ),
         ("--data text.txt --output out", "no file text.txt. Did you mean 'texts.txt'"),
         ("--data empty.txt --output out", "empty.txt"),
         ("--data texts.txt --output out --resume", "nothing to resume"),
