@@ -31,7 +31,6 @@ PAGES = [
     "docs/ship.md",
     "docs/inference.md",
     "docs/export.md",
-    "docs/serve.md",
     "docs/reproduce.md",
 ]
 # The file that a page says its YAML is saved as.

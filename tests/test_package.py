@@ -128,6 +128,10 @@ GROUND = {"errors", "size", "registry"}
         ("merged", {"caching", "words"}),
         ("encoder", {"architectures", "errors", "heads", "hub", "loading", "merged", "size", "words"}),
         ("hub", set()),
+        (
+            "serving",
+            {"default_model", "encoder", "errors", "evaluation", "inference", "prompts", "size"},
+        ),
     ],
 )
 def test_a_room_below_knows_no_room_above(room: str, allowed: set[str]) -> None:
@@ -139,14 +143,22 @@ def test_measuring_and_showing_know_neither_training_nor_the_command_line(room: 
     assert not rooms_imported_by(room) & {"training", "cli", "quickstart", "loss", "strategies", "objectives"}
 
 
-def test_nobody_imports_the_command_line() -> None:
-    users = {
+def users_of(room: str) -> set[str]:
+    """Return the files outside of a room that import from it."""
+    return {
         path.relative_to(SOURCE).as_posix()
         for path in MODULES
         for name in imports_of(path, at_run_time=False)
-        if room_of(name) == "cli" and path.parent.name != "cli"
+        if room_of(name) == room and path.parent.name != room
     }
-    assert users == {"__main__.py"}
+
+
+def test_nobody_imports_the_command_line() -> None:
+    assert users_of("cli") == {"__main__.py"}
+
+
+def test_only_its_command_imports_the_server() -> None:
+    assert users_of("serving") == {"cli/serve.py"}
 
 
 def test_modules_do_not_import_in_circles() -> None:

@@ -28,7 +28,8 @@ error_log stderr warn;
 events {{ }}
 http {{
     access_log off;
-    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;
+    client_body_temp_path body; proxy_temp_path proxy;
+    fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;
     {server}
 }}
 """
