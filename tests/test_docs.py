@@ -31,7 +31,6 @@ PAGES = [
     "docs/inference.md",
     "docs/search.md",
     "docs/export.md",
-    "docs/serve.md",
 ]
 BLOCK = re.compile(r"```(bash|python|yaml)\n(.*?)```", re.DOTALL)
 

@@ -144,14 +144,22 @@ def test_search_knows_no_training_and_only_the_command_line_knows_search() -> No
     assert users <= {"search", "cli", "serving"}
 
 
-def test_nobody_imports_the_command_line() -> None:
-    users = {
+def users_of(room: str) -> set[str]:
+    """Return the files outside of a room that import from it."""
+    return {
         path.relative_to(SOURCE).as_posix()
         for path in MODULES
         for name in imports_of(path, at_run_time=False)
-        if room_of(name) == "cli" and path.parent.name != "cli"
+        if room_of(name) == room and path.parent.name != room
     }
-    assert users == {"__main__.py"}
+
+
+def test_nobody_imports_the_command_line() -> None:
+    assert users_of("cli") == {"__main__.py"}
+
+
+def test_only_its_command_imports_the_server() -> None:
+    assert users_of("serving") == {"cli/serve.py"}
 
 
 def test_modules_do_not_import_in_circles() -> None:
