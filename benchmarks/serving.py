@@ -454,12 +454,12 @@ def exported(folder: Path) -> None:
 
 
 def sentences(sts: str | None) -> list[str]:
-    """Return distinct sentences: those of STS-B's test set, or else of Python's documentation."""
+    """Return distinct sentences: those of STS-B's test set, or else the package's own."""
     if sts is None:
-        from matryoshka2d.quickstart.corpus import python_documentation
+        from matryoshka2d.inference.benchmark import sample_texts
 
-        return list(dict.fromkeys(python_documentation().train))[:4000]
-    from matryoshka2d import read_sts
+        return list(sample_texts())
+    from matryoshka2d.evaluation import read_sts
 
     sets = [one for one in read_sts(sts) if "stsb" in one.name.lower() or "sts-b" in one.name.lower()]
     return list(dict.fromkeys(text for one in sets for text in (*one.sentence1, *one.sentence2)))

@@ -110,6 +110,7 @@ def trained(folder: Path, texts: str) -> str:
         learning_rate=1.5e-4,
         top_learning_rate=1.5e-5,
         max_length=64,
+        epochs=4,
         dropout=0.0,
         checkpoints=False,
         overwrite=True,
@@ -155,11 +156,13 @@ def show_search(uri: str, model: str) -> None:
             "prefix of 64 dims alone": (whole, {"oversample": 1}),
         }
         exact: list[list[str]] = []
+        refusals: list[str] = []
         for way, (index, how) in ways.items():
             try:
                 found = ask(index, how)
             except UserError as error:  # the index knows which layers its vectors can be compared with
-                console.print(f"{way}: refused. {error}\n", highlight=False)
+                table.add_row(way, "", "", "refused", "", "bad")
+                refusals.append(f"{way}: {error}")
                 continue
             ids = [[hit.id for hit in answer.hits] for answer in found]
             exact = exact or ids
@@ -170,7 +173,7 @@ def show_search(uri: str, model: str) -> None:
             verdict = "good" if kept >= GOOD / 100 else "bad" if kept < BAD / 100 else "fair"
             table.add_row(way, f"{embed:.1f}", f"{total - embed:.1f}", f"{kept:.0%}", f"{size:.0f}", verdict)
             firsts[way] = [f"{answer.hits[0].fields['topic']}: {answer.hits[0].text}" for answer in found]
-    console.print(table)
+    console.print(table, *refusals, "", sep="\n", highlight=False)
     for number, question in enumerate(QUESTIONS):
         answer = firsts["exact"][number]
         others = [way for way, first in firsts.items() if first[number] != answer]
