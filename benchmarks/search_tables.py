@@ -88,7 +88,8 @@ def _of_store(store: str, figures: dict[str, Any]) -> str:
         small, large = figures["prefix index bytes"], figures["whole half index bytes"]
         text += (
             f"\n\nThe index over {PREFIX} dims as half takes {small / 1e6:.1f} MB, one over all {DIMS} dims "
-            f"{large / 1e6:.1f} MB ({small / large:.2f}).\n\n```\n{figures['plan']}\n```"
+            f"{large / 1e6:.1f} MB ({small / large:.2f}); over {PREFIX // 2} dims "
+            f"{figures['half as long'] / large:.2f}.\n\n```\n{figures['plan']}\n```"
         )
     return text
 

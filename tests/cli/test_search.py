@@ -100,6 +100,23 @@ def test_numbers_are_those_of_the_python_call(run: Run, index: str, model: str) 
     assert [one["score"] for one in found] == pytest.approx([hit.score for hit in answer.hits], abs=1e-6)
 
 
+def test_a_plan_leaves_time_for_the_search(
+    run: Run, refused: Callable[..., str], index: str, model: str, tmp_path: Path
+) -> None:
+    queries = tmp_path / "queries.txt"
+    words = ["plan", model, "--texts", queries, "--sizes", "4x32", "--seconds", "0.1", "--index", index]
+    assert "run matryoshka2d tune on it first" in refused(*words, "--max-latency", "10s")
+    rng = random.Random(1)
+    queries.write_text("".join(f"{sentence(rng)}\n" for _ in range(20)))
+    assert run("tune", index, "--queries", queries, "--recall", 0.5, "--layers", 4, "-q").code == 0
+    assert "cannot be kept with it" in refused(*words, "--max-latency", "0.000001ms")
+    planned = run(*words, "--max-latency", "10s", "--json")
+    assert planned.code == 0, planned.err
+    budget = planned.json["budget"]
+    assert budget["documents"] == ROWS
+    assert 9 < budget["max_latency"] < 10
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

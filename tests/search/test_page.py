@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def test_the_spark_recipe_writes_the_shards_of_a_local_run(
     from matryoshka2d.inference.encoding import encode_shards
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     model = tiny.sentence_model(tmp_path / "made", hidden_size=128)
     (tmp_path / "my-model").symlink_to(model, target_is_directory=True)
     rows = [json.dumps({"text": f"{text} {i}"}) for i, text in enumerate(tiny.TEXTS * 7)]

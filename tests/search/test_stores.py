@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -221,7 +222,8 @@ def test_a_trial_searches_another_prefix_and_leaves_nothing(place: Place) -> Non
     assert store.bytes() == before
 
 
-def test_two_writers_are_one_too_many(place: Place) -> None:
+def test_two_writers_are_one_too_many(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("matryoshka2d.search.pgvector_store._PATIENCE", 0.1)
     uri = place()
     store = filled(uri)
     other = open_store(uri)
@@ -246,3 +248,35 @@ def test_an_index_of_another_record_is_not_touched(place: Place) -> None:
 def test_an_address_without_an_index_is_one_line(place: Place) -> None:
     with pytest.raises(UserError, match="there is no index"):
         open_store(place())
+
+
+def test_searches_go_on_while_documents_come_and_go(place: Place) -> None:
+    store = filled(place())
+    queries, known = unit(2, DIMS, seed=3), {one.id for one in documents(2 * ROWS)}
+    failed: list[BaseException] = []
+    done = threading.Event()
+
+    def search() -> None:
+        try:
+            while not done.is_set():
+                for row in store.search(queries, funnel()).ids:
+                    assert len(set(row)) == len(row) == 5
+                    assert set(row) <= known
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        with store.writing():
+            for start in range(ROWS, 2 * ROWS, 30):
+                store.add(documents(2 * ROWS)[start : start + 30], unit(30, DIMS, seed=start))
+                store.finish()
+                store.delete([f"d{row}" for row in range(start - ROWS, start - ROWS + 25)])
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not failed, failed
+    assert len(store) == 2 * ROWS - 125

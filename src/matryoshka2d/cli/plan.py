@@ -45,6 +45,13 @@ def plan_command(
         str | None, typer.Option(help="Share of the full size's quality that must be kept: 97%.")
     ] = None,
     documents: Annotated[str | None, typer.Option(help="How many vectors the index holds: 20M.")] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            help="An index that tune has measured: its documents are counted, and its search is taken off "
+            "--max-latency."
+        ),
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="How the index keeps a coordinate: float32, int8 or binary.")
     ] = "float32",
@@ -99,8 +106,11 @@ def plan_command(
     from matryoshka2d.files import check_free
     from matryoshka2d.planning import Budget, plan
 
+    within: str | float | None = max_latency
+    if index is not None:
+        documents, within = _with_index(index, documents, max_latency, silent=quiet or json)
     budget = Budget(
-        max_latency=max_latency,
+        max_latency=within,
         min_throughput=min_throughput,
         max_memory=max_memory,
         max_index=max_index,
@@ -159,3 +169,30 @@ def _write(output: Path, made: Plan, overwrite: bool) -> None:
         (folder / "plan.json").write_text(json.dumps(made.to_dict(), indent=1) + "\n", encoding="utf-8")
         (folder / "plan.html").write_text(plan_page(made), encoding="utf-8")
         save_figure(plan_figure(made), folder / "front.png")
+
+
+def _with_index(
+    uri: str, documents: str | None, max_latency: str | None, *, silent: bool
+) -> tuple[str, str | float | None]:
+    """Return the documents of an index, and what its search leaves of the time for a query, in seconds."""
+    from matryoshka2d.errors import UserError
+    from matryoshka2d.planning.units import read_seconds
+    from matryoshka2d.search.index import open_index
+
+    with open_index(uri) as index:
+        count, tuned = len(index), index.meta.choice.tuned
+    if max_latency is None:
+        return documents or str(count), None
+    if not tuned:
+        raise UserError(f"{uri} was not measured: run matryoshka2d tune on it first")
+    searching = tuned["search_milliseconds"] / 1e3
+    left = read_seconds(max_latency, "max latency") - searching
+    if left <= 0:
+        raise UserError(
+            f"searching {uri} takes {1e3 * searching:.2f} ms already: {max_latency} cannot be kept with it"
+        )
+    say(
+        f"searching {uri} takes {1e3 * searching:.2f} ms, {1e3 * left:.2f} are left for the query.",
+        silent=silent,
+    )
+    return documents or str(count), left

@@ -132,7 +132,7 @@ def _print(tuned: Tuned, index: str, save: bool) -> None:
     console.print(f"exact search: {exact}", style="dim")
     if tuned.chosen is None:
         console.print(
-            f"Nothing reaches {tuned.target:g} by a standard error: try longer --prefixes, or more queries."
+            f"Nothing reaches {tuned.target:g} by two standard errors: try longer --prefixes or more queries."
         )
     elif save:
         console.print(f"{index} is searched so from now on.")

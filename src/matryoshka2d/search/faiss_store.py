@@ -37,7 +37,7 @@ from matryoshka2d.search.store import Found, Funnel, Ids, Store, Where
 Rows = NDArray[np.int64]
 
 _INDEX, _DOCUMENTS, _PENDING, _LOCK = "index.faiss", "documents.sqlite", "pending.f32", ".lock"
-_LINKS, _BUILD_EFFORT = 16, 100
+_LINKS, _BUILD_EFFORT = 16, 64
 _TRAINING_ROWS = 65_536
 _BLOCK = 16_384
 _MOST_DEAD = 0.1
@@ -394,19 +394,19 @@ class FaissStore(Store):
             )
 
     def finish(self) -> None:
-        with self._guard:
-            rows, merged = (int(_value(self._base, key) or 0) for key in ("rows", "merged"))
-            token = _value(self._base, "token") or ""
-            live = len(self)
-            if token and rows == merged and live >= (1 - _MOST_DEAD) * rows:
-                return
-            if not token or live < (1 - _MOST_DEAD) * rows:
-                self._rebuild(self.meta)
-                return
-            index = self._read(token, mapped=False)
-            for block in _blocks(self._pending(rows - merged)):
-                index.add(block)
-            self._publish(index, self.meta, rows)
+        # Nobody else writes meanwhile, and whoever searches goes on with the index as it is.
+        rows, merged = (int(_value(self._base, key) or 0) for key in ("rows", "merged"))
+        token = _value(self._base, "token") or ""
+        live = len(self)
+        if token and rows == merged and live >= (1 - _MOST_DEAD) * rows:
+            return
+        if not token or live < (1 - _MOST_DEAD) * rows:
+            self._rebuild(self.meta)
+            return
+        index = self._read(token, mapped=False)
+        for block in _blocks(self._pending(rows - merged)):
+            index.add(block)
+        self._publish(index, self.meta, rows)
 
     def delete(self, ids: Sequence[str]) -> int:
         before = len(self)
@@ -445,7 +445,9 @@ class FaissStore(Store):
         parts = [] if before is None else [_whole(before)]
         parts.append(self._pending(rows - merged))
         alive = np.zeros(rows, dtype=bool)
-        alive[[row for (row,) in self._base.execute("select row from documents")]] = True
+        with self._guard:
+            found = self._base.execute("select row from documents").fetchall()
+        alive[[row for (row,) in found]] = True
         index = _new_index(meta)
         sample = _rows_of(parts, _spread(np.flatnonzero(alive), _TRAINING_ROWS))
         # Codes are trained on what they will hold; an empty index has nothing to train on.
@@ -463,7 +465,7 @@ class FaissStore(Store):
         try:
             with _room(self.folder):
                 faiss.write_index(index, str(written))
-                with _transaction(self._base, write=True):
+                with self._guard, _transaction(self._base, write=True):
                     for statement in _RENUMBER if renumber else ():
                         self._base.execute(statement)
                     for key, value in (("token", token), ("rows", str(rows)), ("merged", str(rows))):

@@ -31,6 +31,8 @@ _MOST_DIMS = {"float": 2_000, "half": 4_000, "bit": 64_000}
 _MOST_STORED = 16_000
 _MOST_EFFORT = 1_000
 _BUILD_MEMORY = "1GB"
+_PATIENCE = 4.0
+"""Seconds to wait for the lock: the server sees after one second that a writer was killed."""
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 _RECORDS = "matryoshka2d_indexes"
 
@@ -245,9 +247,11 @@ class PgvectorStore(Store):
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         key = f"matryoshka2d {self.table}"
-        with self._statements() as run:
-            free = run("select pg_try_advisory_lock(hashtextextended(%s, 0))", (key,)).fetchone()[0]
-        if not free:
+        end = time.monotonic() + _PATIENCE
+        while not self._locked(key):
+            if time.monotonic() < end:
+                time.sleep(0.2)
+                continue
             raise UserError(f"another process is writing to {self.table}: wait until it has ended")
         try:
             yield
@@ -255,6 +259,10 @@ class PgvectorStore(Store):
             # A connection that was lost has let go of the lock.
             with contextlib.suppress(UserError), self._statements() as run:
                 run("select pg_advisory_unlock(hashtextextended(%s, 0))", (key,))
+
+    def _locked(self, key: str) -> bool:
+        with self._statements() as run:
+            return bool(run("select pg_try_advisory_lock(hashtextextended(%s, 0))", (key,)).fetchone()[0])
 
     def add(self, documents: Sequence[Document], vectors: Vectors) -> None:
         columns = "id, text, fields, digest, embedding"
@@ -385,6 +393,8 @@ class PgvectorStore(Store):
         adapter: Any = importlib.import_module("pgvector.psycopg")
         connection = psycopg.connect(self.server, autocommit=True, connect_timeout=10)
         connection.execute("set client_min_messages = warning")
+        # What a killed process has begun ends with it, and so does its lock.
+        connection.execute("set client_connection_check_interval = '1s'")
         connection.execute("create extension if not exists vector")
         found = connection.execute("select extversion from pg_extension where extname = 'vector'").fetchone()
         version = tuple(int(part) for part in found[0].split("."))
