@@ -42,8 +42,8 @@ class ElasticEncoder(SentenceTransformer):
     Parameters
     ----------
     model_name_or_path
-        A folder, a hub name or ``"default"``: any sentence-transformers model or plain transformers checkpoint of an
-        architecture in `matryoshka2d.encoder.architectures.ARCHITECTURES`.
+        A folder, a hub name or ``"default"``: any sentence-transformers model, or a plain transformers
+        checkpoint, of an architecture in `matryoshka2d.encoder.architectures.ARCHITECTURES`.
     size
         Load only this size, as ``"3x128"``: deeper layers are never read from disk, and the encoder
         then gives vectors of that size by default. Leave it out to have every size.
