@@ -66,7 +66,7 @@ def main() -> None:
 
     console.rule("3. One index at full size, searched in several ways")
     index = f"faiss:{folder}/index"
-    model = list(made.values())[-1]
+    model = made["fit and rotate"]
     for name in ("index", "index-int8"):
         shutil.rmtree(folder / name, ignore_errors=True)
     index_documents(open_engine(model), folder / "passages.jsonl", index, model=model, prefix=64)
@@ -110,7 +110,6 @@ def trained(folder: Path, texts: str) -> str:
         learning_rate=1.5e-4,
         top_learning_rate=1.5e-5,
         max_length=64,
-        epochs=4,
         dropout=0.0,
         checkpoints=False,
         overwrite=True,

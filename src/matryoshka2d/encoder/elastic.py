@@ -21,7 +21,7 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
-from matryoshka2d.encoder import architectures, loading
+from matryoshka2d.encoder import architectures, default_model, loading
 from matryoshka2d.encoder.finite import check_finite, check_weights
 from matryoshka2d.encoder.heads import ExitHeads, identity_dense
 from matryoshka2d.encoder.hub import hub_arguments
@@ -44,8 +44,8 @@ class ElasticEncoder(SentenceTransformer):
     Parameters
     ----------
     model_name_or_path
-        A folder or hub name: any sentence-transformers model, or a plain transformers checkpoint, of an
-        architecture in `matryoshka2d.encoder.architectures.ARCHITECTURES`.
+        A folder, a hub name or ``"default"``: any sentence-transformers model, or a plain transformers
+        checkpoint, of an architecture in `matryoshka2d.encoder.architectures.ARCHITECTURES`.
     size
         Load only this size, as ``"3x128"``: deeper layers are never read from disk, and the encoder
         then gives vectors of that size by default. Leave it out to have every size.
@@ -85,7 +85,7 @@ class ElasticEncoder(SentenceTransformer):
         if kwargs.get("truncate_dim") is not None:
             raise UserError("truncate_dim cuts no exit: name a size instead, as size='6x128'")
         if model_name_or_path is not None:
-            name = loading.check_model(str(model_name_or_path))
+            name = loading.check_model(default_model.resolve_model(str(model_name_or_path)))
             kwargs = hub_arguments(name, kwargs)
             with loading.in_one_line(name), loading.without_load_report(shallow=wanted is not None):
                 super().__init__(**loading.init_arguments(name, wanted, pooling, kwargs))
