@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.serving.admission import Admission
@@ -20,11 +19,14 @@ from matryoshka2d.serving.problems import RequestError, busy
 from matryoshka2d.serving.wire import embeddings_body
 from matryoshka2d.size import Size, parse_sizes
 
-VECTORS = arrays.arrays(
-    "<f4",
-    st.tuples(st.integers(1, 70), st.integers(1, 12)),
-    elements=st.floats(-1, 1, width=32),
-)
+
+def drawn(rows: int, dims: int, seed: int) -> np.ndarray:
+    """Return vectors of numbers large and small."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((rows, dims)) * 10.0 ** rng.integers(-9, 1, (rows, dims))).astype("<f4")
+
+
+VECTORS = st.builds(drawn, st.integers(1, 70), st.integers(1, 12), st.integers(0, 2**32))
 
 
 @given(VECTORS)
@@ -120,6 +122,21 @@ def test_the_wait_is_that_of_the_measured_speed() -> None:
     assert refused.value.headers["Retry-After"] in ("2", "3")
     clock.now += 100
     assert admission.speed > 1000, "what was long ago says nothing"
+
+
+@pytest.mark.parametrize(("share", "speed"), [(0.02, 10_000), (0.5, 400)])
+def test_the_time_between_requests_says_nothing_of_the_speed(share: float, speed: float) -> None:
+    clock = Clock()
+    admission = Admission(100_000, 10, 60.0, clock)
+    for _ in range(50):
+        clock.now += 0.1 * (1 - share)
+        with admission.tokens(20, bulk=False):
+            clock.now += 0.1 * share
+        admission.finished(20)
+    # With too little work in the window, nothing is known.
+    assert admission.speed == pytest.approx(speed)
+    with admission.tokens(1500, bulk=True):
+        admission.check(1500, bulk=True)
 
 
 def test_what_would_be_late_is_refused_at_once() -> None:

@@ -19,7 +19,10 @@ _BUCKET = 0.25
 """Seconds whose tokens are kept as one number."""
 
 _UNKNOWN_SPEED = 10_000.0
-"""Tokens a second that are supposed until something was measured."""
+"""Tokens a second that are supposed until enough was measured."""
+
+_ENOUGH = 1.0
+"""Seconds of work in the window from which a speed can be read."""
 
 _BODIES = 8
 """Largest requests whose bytes may be held at once."""
@@ -56,8 +59,9 @@ class Admission:
         self._now = now
         self._held = {False: 0, True: 0}
         self._bytes = 0
-        # When a bucket was begun, and its tokens.
-        self._finished: deque[tuple[float, int]] = deque()
+        # When a bucket was begun, its tokens, and the seconds in which there was work.
+        self._finished: deque[tuple[float, int, float]] = deque()
+        self._busy_since = self._noted = now()
 
     @property
     def held(self) -> int:
@@ -66,12 +70,12 @@ class Admission:
 
     @property
     def speed(self) -> float:
-        """Tokens a second, as measured lately."""
+        """Tokens a second of work, as measured lately; the time between requests does not count."""
         self._forget()
-        if not self._finished:
+        busy = sum(seconds for _, _, seconds in self._finished)
+        if busy < _ENOUGH:
             return _UNKNOWN_SPEED
-        spent = max(0.1, self._now() - self._finished[0][0])
-        return max(1.0, sum(tokens for _, tokens in self._finished) / spent)
+        return max(1.0, sum(tokens for _, tokens, _ in self._finished) / busy)
 
     def check(self, tokens: int, *, bulk: bool) -> None:
         """Raise a `RequestError` with 429 unless so many more tokens may wait."""
@@ -91,6 +95,8 @@ class Admission:
     def tokens(self, count: int, *, bulk: bool) -> Iterator[None]:
         """Hold tokens while they wait and run; raises a `RequestError` if there is no room for them."""
         self.check(count, bulk=bulk)
+        if not self.held:
+            self._busy_since = self._now()
         self._held[bulk] += count
         try:
             yield
@@ -101,11 +107,13 @@ class Admission:
         """Note that so many tokens were embedded."""
         self._forget()
         now = self._now()
+        busy = now - max(self._busy_since, self._noted)
+        self._noted = now
         if self._finished and now - self._finished[-1][0] < _BUCKET:
-            begun, before = self._finished.pop()
-            self._finished.append((begun, before + tokens))
+            begun, before, seconds = self._finished.pop()
+            self._finished.append((begun, before + tokens, seconds + busy))
         else:
-            self._finished.append((now, tokens))
+            self._finished.append((now, tokens, busy))
 
     @contextmanager
     def body(self) -> Iterator[Callable[[int], None]]:

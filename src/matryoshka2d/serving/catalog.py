@@ -212,8 +212,8 @@ def load_catalog(models: Sequence[str], options: ServeOptions) -> Catalog:
 def named_model(text: str) -> tuple[str, str]:
     """Return the name that requests use, and what to load.
 
-    >>> named_model("models/my-model"), named_model("small=models/my-model"), named_model("org/name")
-    (('my-model', 'models/my-model'), ('small', 'models/my-model'), ('org/name', 'org/name'))
+    >>> named_model("./my-model"), named_model("org/name"), named_model("small=./my-model")
+    (('my-model', './my-model'), ('org/name', 'org/name'), ('small', './my-model'))
     """
     match = None if Path(text).exists() else _NAMED.fullmatch(text)
     if match is not None:
