@@ -14,6 +14,8 @@ from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 from tests.serving.conftest import Running, Served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# One browser for all of them.
+pytestmark = pytest.mark.xdist_group("page")
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
