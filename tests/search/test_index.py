@@ -87,7 +87,7 @@ def test_a_title_stands_before_the_text_and_is_a_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"id": "a", "text": "x"}', '{"id": "a", "text": "y"}'], "row 2: the id 'a' is there twice"),
+        (['{"id": "a", "text": "x"}', '{"id": "a", "text": "y"}'], "line 2: the id 'a' is there twice"),
         (['{"id": "a", "text": " "}'], "expected a text that is not empty"),
         (['{"id": null, "text": "x"}'], "expected a text or a whole number"),
         ([], "is empty"),
