@@ -10,8 +10,8 @@
     python benchmarks/search.py recut --store faiss                       (and postgresql, qdrant)
     python benchmarks/search.py ray
 
-Each command takes less than ten minutes on two cores and fills in its part of ``results/search.json``;
-``results/search.md`` is made of all parts that are there. ``--data FOLDER`` holds ``retrieval/scifact`` in
+Each command takes less than ten minutes on two cores and fills in its part of ``benchmarks/results/search.json``;
+``benchmarks/results/search.md`` is made of all parts that are there. ``--data FOLDER`` holds ``retrieval/scifact`` in
 BEIR form and ``text/wikipedia_intros_en.jsonl.zst``. Vectors wait in the user's cache, so that `embed` goes
 on where it was stopped. Every vector is that of all-MiniLM-L6-v2, 6 layers, 384 dims, fp32.
 """
@@ -598,7 +598,7 @@ def main() -> None:
     parser.add_argument("--million", type=int, default=1_000_000)
     parser.add_argument("--ray", type=int, default=10_000, help="texts for the part ray")
     parser.add_argument("--postgresql", help="folder of the server's data")
-    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
     if arguments.part in ("million", "tune", "recut") and arguments.store is None:
         parser.error(f"{arguments.part} needs --store")

@@ -645,7 +645,7 @@ def main() -> None:
     parser.add_argument("--sts", default=os.environ.get("MATRYOSHKA2D_STS"), help="folder of STS sets")
     parser.add_argument("--short", action="store_true", help="a minute that shows only that everything works")
     parser.add_argument(
-        "--output", type=Path, default=ROOT / "results" / "serving", help="without its ending"
+        "--output", type=Path, default=ROOT / "benchmarks" / "results" / "serving", help="without its ending"
     )
     parser.add_argument("--engine", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

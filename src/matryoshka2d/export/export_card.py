@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from jinja2 import Environment, PackageLoader
-
-from matryoshka2d.encoder.default_model import base_model
+from matryoshka2d.encoder.cards import write_card
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
@@ -26,7 +22,7 @@ _VALUES = {
 }
 
 
-def write_card(folder: Path, name: str, encoder: ElasticEncoder, record: Mapping[str, Any]) -> None:
+def write_export_card(folder: Path, name: str, encoder: ElasticEncoder, record: Mapping[str, Any]) -> None:
     """Write README.md into an export.
 
     Parameters
@@ -40,19 +36,12 @@ def write_card(folder: Path, name: str, encoder: ElasticEncoder, record: Mapping
     record
         What ``export.json`` says.
     """
-    library = record["format"]
-    front = {
-        "library_name": library,
-        "pipeline_tag": "sentence-similarity",
-        "tags": [library, "matryoshka", "matryoshka2d", "feature-extraction"],
-        **base_model(record["source"]["model"]),
-    }
     sizes = [Size.parse(text) for text in record["sizes"]]
-    template = Environment(loader=PackageLoader("matryoshka2d", "templates"), autoescape=False).get_template(
-        "export_card.md.j2"
-    )
-    text = template.render(
-        front=yaml.safe_dump(front, sort_keys=False).strip(),
+    write_card(
+        folder,
+        "export_card.md.j2",
+        base=record["source"]["model"],
+        library=record["format"],
         name=name,
         record=record,
         sizes=sizes,
@@ -63,8 +52,6 @@ def write_card(folder: Path, name: str, encoder: ElasticEncoder, record: Mapping
         share=_share,
         values=_VALUES,
     )
-    # Sections that are left out leave empty lines.
-    (folder / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", text), encoding="utf-8")
 
 
 def _share(share: float, low: float, high: float) -> str:

@@ -31,7 +31,7 @@ from matryoshka2d.export.check import (
     quality_row,
     refuse_unless_equal,
 )
-from matryoshka2d.export.export_card import write_card
+from matryoshka2d.export.export_card import write_export_card
 from matryoshka2d.export.formats import Format, check_precision, format_named
 from matryoshka2d.files import check_free, full_disk_in_one_line, staged_folder
 from matryoshka2d.size import Size, parse_sizes
@@ -174,7 +174,7 @@ def export_model(
             "machine": {"processors": os.cpu_count() or 1, "kind": platform.machine()},
             "date": date.today().isoformat(),
         }
-        write_card(folder, target.name, source, record)
+        write_export_card(folder, target.name, source, record)
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         (folder / RECORD).write_text(text, encoding="utf-8")
     return Export(target, tuple(wanted), agreements, record)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-from jinja2 import Environment, PackageLoader
-
-from matryoshka2d.encoder.default_model import base_model
+from matryoshka2d.encoder.cards import write_card
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.evaluation import Grid
 from matryoshka2d.evaluation.report import markdown_table
@@ -40,7 +36,7 @@ def write_model_card(
     write_card(
         folder,
         "model_card.md.j2",
-        options.model,
+        base=options.model,
         **elastic_facts(encoder, options.output),
         strategy=options.strategy,
         grid=markdown_table(dev) if dev else "",
@@ -53,40 +49,6 @@ def elastic_facts(encoder: ElasticEncoder, output: str) -> dict[str, Any]:
     """Return what every card of an elastic model shows: its name, its full size, and a smaller one to try."""
     half = f"{max(1, encoder.depth // 2)}x{encoder.width // 3 or 1}"
     return {"name": Path(output).name, "full": encoder.size, "half": half}
-
-
-def write_card(folder: Path, template: str, base: str, **values: Any) -> None:
-    """Write README.md from one of the package's templates.
-
-    Parameters
-    ----------
-    folder
-        The model's folder.
-    template
-        File name of the template.
-    base
-        What the model was made from.
-    **values
-        What else the template shows.
-    """
-    front = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
-        "tags": ["sentence-transformers", "matryoshka", "matryoshka2d", "feature-extraction"],
-        **base_model(base),
-    }
-    loader = PackageLoader("matryoshka2d", "templates")
-    text = (
-        Environment(loader=loader, autoescape=False)
-        .get_template(template)
-        .render(
-            front=yaml.safe_dump(front, sort_keys=False).strip(),
-            base=base,
-            version=version("matryoshka2d"),
-            **values,
-        )
-    )
-    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def write_made(encoder: ElasticEncoder, options: Any, command: str, template: str, **values: Any) -> None:
@@ -108,7 +70,7 @@ def write_made(encoder: ElasticEncoder, options: Any, command: str, template: st
     with staged_folder(options.output, overwrite=options.overwrite) as folder:
         encoder.save(str(folder), create_model_card=False)
         facts = {**elastic_facts(encoder, options.output), **values}
-        write_card(folder, template, options.model, **facts, command=command_of(options, command))
+        write_card(folder, template, base=options.model, **facts, command=command_of(options, command))
 
 
 def command_of(options: Any, command: str = "train") -> str:
