@@ -10,8 +10,8 @@
     python benchmarks/search.py recut --store faiss                       (and postgresql, qdrant)
     python benchmarks/search.py ray
 
-Each command takes less than ten minutes on two cores and fills in its part of ``benchmarks/results/search.json``;
-``benchmarks/results/search.md`` is made of all parts that are there. ``--data FOLDER`` holds ``retrieval/scifact`` in
+Each command takes less than ten minutes on two cores and fills in its part of ``results/search.json`` here;
+``results/search.md`` is made of all parts that are there. ``--data FOLDER`` holds ``retrieval/scifact`` in
 BEIR form and ``text/wikipedia_intros_en.jsonl.zst``. Vectors wait in the user's cache, so that `embed` goes
 on where it was stopped. Every vector is that of all-MiniLM-L6-v2, 6 layers, 384 dims, fp32.
 """
