@@ -22,6 +22,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from matryoshka2d.encoder import architectures, loading
+from matryoshka2d.encoder.default_model import resolve_model
 from matryoshka2d.encoder.finite import check_finite, check_weights
 from matryoshka2d.encoder.heads import ExitHeads, identity_dense
 from matryoshka2d.encoder.hub import hub_arguments
@@ -44,8 +45,8 @@ class ElasticEncoder(SentenceTransformer):
     Parameters
     ----------
     model_name_or_path
-        A folder or hub name: any sentence-transformers model, or a plain transformers checkpoint, of an
-        architecture in `matryoshka2d.encoder.architectures.ARCHITECTURES`.
+        A folder, a hub name, or ``"default"`` (all-MiniLM-L6-v2): any sentence-transformers model, or a plain
+        transformers checkpoint, of an architecture in `matryoshka2d.encoder.architectures.ARCHITECTURES`.
     size
         Load only this size, as ``"3x128"``: deeper layers are never read from disk, and the encoder
         then gives vectors of that size by default. Leave it out to have every size.
@@ -64,8 +65,7 @@ class ElasticEncoder(SentenceTransformer):
 
     Examples
     --------
-    >>> from matryoshka2d.encoder.default_model import default_model_path
-    >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
+    >>> encoder = ElasticEncoder("default", device="cpu")
     >>> encoder.depth, encoder.width
     (6, 384)
     >>> encoder.encode(["a cat", "a dog"], size="3x128").shape
@@ -85,7 +85,7 @@ class ElasticEncoder(SentenceTransformer):
         if kwargs.get("truncate_dim") is not None:
             raise UserError("truncate_dim cuts no exit: name a size instead, as size='6x128'")
         if model_name_or_path is not None:
-            name = loading.check_model(str(model_name_or_path))
+            name = loading.check_model(resolve_model(str(model_name_or_path)))
             kwargs = hub_arguments(name, kwargs)
             with loading.in_one_line(name), loading.without_load_report(shallow=wanted is not None):
                 super().__init__(**loading.init_arguments(name, wanted, pooling, kwargs))
