@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 
 from machine import facts
-from matryoshka2d import ElasticEncoder, Size, read_sts
+from matryoshka2d import ElasticEncoder, Size
 from matryoshka2d.cli.common import quiet_libraries
+from matryoshka2d.evaluation import read_sts
 from matryoshka2d.evaluation.cost import (
     INDEX_PRECISIONS,
     Cost,

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matryoshka2d import UserError, read_sts
-from matryoshka2d.evaluation import StsSet
+from matryoshka2d import UserError
+from matryoshka2d.evaluation import StsSet, read_sts
 from matryoshka2d_reproduction.measuring import (
     folded,
     pairs_of,

@@ -6,20 +6,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matryoshka2d.encoder.elastic import ElasticEncoder
-    from matryoshka2d.errors import UserError
-    from matryoshka2d.evaluation import Grid, read_sts, sts_grid
-    from matryoshka2d.export.exporter import export_model
-    from matryoshka2d.inference import Engine, open_engine
-    from matryoshka2d.inference.mteb_encoder import mteb
-    from matryoshka2d.inference.vectorizer import ElasticVectorizer
-    from matryoshka2d.losses.elastic_loss import ElasticLoss
-    from matryoshka2d.losses.objectives import make_objective
-    from matryoshka2d.losses.strategies import make_strategy
-    from matryoshka2d.planning import Budget, Plan, plan
-    from matryoshka2d.search import open_index
-    from matryoshka2d.size import Size, parse_sizes
-    from matryoshka2d.training import FitOptions, RotateOptions, TrainingOptions, fit, rotate, train
+    from matryoshka2d.encoder.elastic import ElasticEncoder as ElasticEncoder
+    from matryoshka2d.errors import UserError as UserError
+    from matryoshka2d.evaluation import Evaluation as Evaluation
+    from matryoshka2d.evaluation import Grid as Grid
+    from matryoshka2d.evaluation import evaluate as evaluate
+    from matryoshka2d.export.exporter import export_model as export_model
+    from matryoshka2d.inference import encode as encode
+    from matryoshka2d.inference import open_engine as open_engine
+    from matryoshka2d.inference.mteb_encoder import mteb as mteb
+    from matryoshka2d.inference.vectorizer import ElasticVectorizer as ElasticVectorizer
+    from matryoshka2d.losses.elastic_loss import ElasticLoss as ElasticLoss
+    from matryoshka2d.planning import Budget as Budget
+    from matryoshka2d.planning import Plan as Plan
+    from matryoshka2d.planning import plan as plan
+    from matryoshka2d.search import open_index as open_index
+    from matryoshka2d.size import Size as Size
+    from matryoshka2d.training import FitOptions as FitOptions
+    from matryoshka2d.training import RotateOptions as RotateOptions
+    from matryoshka2d.training import TrainingOptions as TrainingOptions
+    from matryoshka2d.training import fit as fit
+    from matryoshka2d.training import rotate as rotate
+    from matryoshka2d.training import train as train
 
 __version__ = "0.1.0"
 
@@ -29,7 +37,7 @@ _HOMES = {
     "ElasticEncoder": "encoder.elastic",
     "ElasticLoss": "losses.elastic_loss",
     "ElasticVectorizer": "inference.vectorizer",
-    "Engine": "inference",
+    "Evaluation": "evaluation",
     "FitOptions": "training",
     "Grid": "evaluation",
     "Plan": "planning",
@@ -37,48 +45,19 @@ _HOMES = {
     "Size": "size",
     "TrainingOptions": "training",
     "UserError": "errors",
+    "encode": "inference",
+    "evaluate": "evaluation",
     "export_model": "export.exporter",
     "fit": "training",
-    "make_objective": "losses.objectives",
-    "make_strategy": "losses.strategies",
     "mteb": "inference.mteb_encoder",
     "open_engine": "inference",
     "open_index": "search",
-    "parse_sizes": "size",
     "plan": "planning",
-    "read_sts": "evaluation",
     "rotate": "training",
-    "sts_grid": "evaluation",
     "train": "training",
 }
 
-__all__ = [
-    "Budget",
-    "ElasticEncoder",
-    "ElasticLoss",
-    "ElasticVectorizer",
-    "Engine",
-    "FitOptions",
-    "Grid",
-    "Plan",
-    "RotateOptions",
-    "Size",
-    "TrainingOptions",
-    "UserError",
-    "export_model",
-    "fit",
-    "make_objective",
-    "make_strategy",
-    "mteb",
-    "open_engine",
-    "open_index",
-    "parse_sizes",
-    "plan",
-    "read_sts",
-    "rotate",
-    "sts_grid",
-    "train",
-]
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are written once
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference import Engine, encoding, open_engine
-from matryoshka2d.inference.encoding import VECTOR_COLUMN, check_files, encode_file
+from matryoshka2d.inference.encoding import VECTOR_COLUMN, check_files, encode, encode_file
 from matryoshka2d.inference.request_batching import BatchingEngine
 from tests import tiny
 
@@ -396,3 +396,29 @@ def test_what_is_no_text_is_one_line_in_python_too(
         with pytest.raises(UserError, match=said) as raised:
             embed(texts)
         assert len(str(raised.value)) < 100
+
+
+# --- encode: vectors in memory ------------------------------------------------------------------------
+
+
+def test_encode_gives_what_the_engine_gives(encoder: ElasticEncoder) -> None:
+    texts = ["a cat", "the rain", "a cat"]
+    found = encode(encoder, texts, "2x8", prompt_name="query", precision="fp32")
+    assert found.shape == (3, 8)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, engine(encoder).embed(texts, "2x8", prompt_name="query"))
+
+
+def test_encode_reads_a_file_a_row_a_vector(encoder: ElasticEncoder, tmp_path: Path) -> None:
+    source = write_texts(tmp_path / "in.jsonl", ["a cat", "the rain"])
+    found = encode(encoder, source, precision="fp32")
+    np.testing.assert_array_equal(found, engine(encoder).embed(["a cat", "the rain"]))
+
+
+def test_encode_of_nothing_has_no_rows(encoder: ElasticEncoder) -> None:
+    assert encode(encoder, [], "1x4", precision="fp32").shape == (0, 4)
+
+
+def test_encode_says_that_a_file_is_missing(encoder: ElasticEncoder) -> None:
+    with pytest.raises(UserError, match=r"no-such\.txt"):
+        encode(encoder, "no-such.txt")

@@ -64,8 +64,7 @@ class ElasticEncoder(SentenceTransformer):
 
     Examples
     --------
-    >>> from matryoshka2d.encoder.default_model import default_model_path
-    >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
+    >>> encoder = ElasticEncoder("default", device="cpu")
     >>> encoder.depth, encoder.width
     (6, 384)
     >>> encoder.encode(["a cat", "a dog"], size="3x128").shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -249,3 +249,13 @@ def default_prompt(model: Any) -> str:
     """Return the prompt that a model puts before texts that are neither, empty if it has none."""
     prompts = getattr(model, "prompts", None) or {}
     return prompts.get(getattr(model, "default_prompt_name", None)) or ""
+
+
+def check_prompt(prompts: Iterable[str], prompt_name: str | None) -> None:
+    """Raise a `UserError` unless the prompt is one of the model's, or none is asked for."""
+    names = list(prompts)
+    if prompt_name is not None and prompt_name not in names:
+        known = f"expected one of {', '.join(names)}" if names else "it has none"
+        raise UserError(
+            f"the model has no prompt '{prompt_name}': {known}.{did_you_mean(prompt_name, names)}"
+        )

@@ -21,6 +21,7 @@ from matryoshka2d.evaluation.bootstrap import (
     share_of,
 )
 from matryoshka2d.evaluation.cosine import pair_cosines
+from matryoshka2d.evaluation.evaluator import Evaluation, evaluate
 from matryoshka2d.evaluation.exits import CUTS, Exits, PlainExits, turn
 from matryoshka2d.evaluation.grid import Grid, Inversion
 from matryoshka2d.evaluation.retrieval import (
@@ -44,6 +45,7 @@ __all__ = [
     "LEVEL",
     "MARGIN",
     "EncodedSts",
+    "Evaluation",
     "Exits",
     "Grid",
     "Intervals",
@@ -58,6 +60,7 @@ __all__ = [
     "bootstrap_spearman",
     "compare",
     "encode_sts",
+    "evaluate",
     "ndcg",
     "neighbour_recall",
     "pair_cosines",

@@ -413,7 +413,7 @@ Sizes = str | Iterable[str | Size] | None
 
 
 def check_sides(
-    sizes: str | None = None, query_sizes: str | None = None, document_size: str | None = None
+    sizes: Sizes = None, query_sizes: Sizes = None, document_size: str | Size | None = None
 ) -> None:
     """Raise a `UserError` for what cannot be meant, whatever the model: see `size_pairs`."""
     queries = parse_sizes(query_sizes) if query_sizes is not None else ()

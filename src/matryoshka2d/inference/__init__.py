@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from matryoshka2d.inference.encoding import embed_stream
+from matryoshka2d.inference.encoding import embed_stream, encode
 from matryoshka2d.inference.engine import Engine, open_engine
 from matryoshka2d.inference.engine_exits import open_exits
 
 __all__ = [
     "Engine",
     "embed_stream",
+    "encode",
     "open_engine",
     "open_exits",
 ]

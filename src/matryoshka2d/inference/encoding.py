@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,10 +32,11 @@ from matryoshka2d.data.rows import (
     title_column,
     with_title,
 )
+from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.encoder.finite import NotFiniteError
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import check_file_free, check_free, open_vectors, staged_file
-from matryoshka2d.inference.engine import Engine, Vectors
+from matryoshka2d.inference.engine import Engine, Vectors, open_engine
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
@@ -100,14 +101,66 @@ def check_files(
     return look_over(source, column, with_schema=target.suffix == ".parquet")
 
 
-def check_prompt(prompts: Iterable[str], prompt_name: str | None) -> None:
-    """Raise a `UserError` unless the prompt is one of the model's, or none is asked for."""
-    names = list(prompts)
-    if prompt_name is not None and prompt_name not in names:
-        known = f"expected one of {', '.join(names)}" if names else "it has none"
-        raise UserError(
-            f"the model has no prompt '{prompt_name}': {known}.{did_you_mean(prompt_name, names)}"
-        )
+def encode(
+    model: str | Path | ElasticEncoder,
+    texts: Sequence[str] | str | os.PathLike[str],
+    size: str | Size | None = None,
+    *,
+    prompt_name: str | None = None,
+    column: str | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
+    device: str | None = None,
+    pooling: str | None = None,
+    show_progress_bar: bool = False,
+) -> Vectors:
+    """Return the vectors of texts at a size; only the layers of that size are loaded and run.
+
+    Opens an engine for this one call: use `open_engine` for many small ones, `encode_file` for texts whose
+    vectors do not fit in memory.
+
+    Parameters
+    ----------
+    model
+        A folder, a hub name, ``"default"``, or a loaded `ElasticEncoder`.
+    texts
+        A list of texts, or the path of a file of them: as in `encode_file`, a row a vector.
+    size
+        As ``"3x128"``; the full size by default.
+    prompt_name
+        A prompt of the model to put before every text, as ``"query"``.
+    column
+        The column of the file that holds the texts, if it is not recognized.
+    engine, precision, device, pooling
+        As in `open_engine`. Name ``precision="fp32"`` for vectors that are equal between machines.
+    show_progress_bar
+        Whether to draw progress.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 [texts, dims], rows of unit length, in the order of the texts.
+
+    Raises
+    ------
+    UserError
+        If the model lacks the size or the prompt, or a file, a text or an option is not usable.
+
+    Examples
+    --------
+    >>> encode("default", ["a cat", "a dog"], "3x128", precision="fp32", device="cpu").shape
+    (2, 128)
+    """
+    wanted = None if size is None else Size.parse(size)
+    if isinstance(texts, (str, os.PathLike)):
+        source = Path(texts)
+        survey = look_over(source, column, with_schema=False)
+        texts = [survey.text(row) for table in read_tables(source) for row in table.rows]
+    loaded = isinstance(model, ElasticEncoder)
+    opened = open_engine(model, engine, precision, device, size=None if loaded else wanted, pooling=pooling)
+    chunks = embed_stream(opened, texts, wanted, prompt_name=prompt_name, show_progress_bar=show_progress_bar)
+    nothing = np.empty((0, (wanted or opened.size).dims), dtype=np.float32)
+    return np.concatenate([nothing, *chunks])
 
 
 def encode_file(

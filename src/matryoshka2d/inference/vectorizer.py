@@ -96,7 +96,7 @@ class ElasticVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return np.asarray(vectors, dtype=np.float32).reshape(len(texts), size.dims)
 
     def _encoder_and_size(self) -> tuple[ElasticEncoder, Size]:
-        from matryoshka2d.inference.encoding import check_prompt
+        from matryoshka2d.encoder.loading import check_prompt
 
         encoder = _loaded(str(self.model), self.device)
         check_prompt(encoder.prompts, self.prompt_name)

@@ -10,6 +10,7 @@ from matryoshka2d.evaluation.report.figures import (
     save_figure,
     width_curves,
 )
+from matryoshka2d.evaluation.report.folder import write_folder
 from matryoshka2d.evaluation.report.html import render_report, write_report
 from matryoshka2d.evaluation.report.tables import grid_table, markdown_table, sets_table
 
@@ -26,5 +27,6 @@ __all__ = [
     "sets_label",
     "sets_table",
     "width_curves",
+    "write_folder",
     "write_report",
 ]
