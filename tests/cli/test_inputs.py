@@ -236,7 +236,6 @@ COMMANDS: dict[str, tuple[Rows, str]] = {
     "train --streaming": (PAIRS, "train --model MODEL --data INPUT --output out --streaming --max-steps 1"),
     "fit": (TEXTS, "fit --model MODEL --data INPUT --output out"),
     "rotate": (TEXTS, "rotate --model MODEL --data INPUT --output out"),
-    "pretrain": (TEXTS, "pretrain --model MODEL --data INPUT --output out"),
     "evaluate --sts": (PAIRS, "evaluate MODEL --sts INPUT"),
     "evaluate --retrieval": (CORPUS, "evaluate MODEL --retrieval INPUT"),
     "encode": (CORPUS, "encode MODEL INPUT out.npy"),

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from reproduction.tests.pretraining import small as pretraining
 
 import matryoshka2d.training.finetuning as training_run
 from matryoshka2d.errors import UserError
@@ -52,20 +51,19 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 class TestWorkOfAKilledRun:
-    @pytest.mark.parametrize("run", [small.run, pretraining.run], ids=["train", "pretrain"])
     def test_the_same_command_again_keeps_it_and_says_how_to_go_on(
-        self, tmp_path: Path, model: str, run: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+        self, tmp_path: Path, model: str, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        choices = {"checkpoints": True, **(FULL if run is small.run else {})}
-        killed_at(4, run, tmp_path, model, **choices)
+        choices = {"checkpoints": True, **FULL}
+        killed_at(4, small.run, tmp_path, model, **choices)
         before = snapshot(tmp_path)
         with pytest.raises(
             UserError, match=r"found checkpoints \(the last after step \d\) .*--resume goes on, "
         ) as said:
-            run(tmp_path, model, **choices)
+            small.run(tmp_path, model, **choices)
         assert str(said.value).endswith("--overwrite begins anew")
         assert snapshot(tmp_path) == before
-        run(tmp_path, model, **choices, overwrite=True)
+        small.run(tmp_path, model, **choices, overwrite=True)
         assert (tmp_path / "out").is_dir()
         assert not (tmp_path / "out.checkpoints").exists()
 
@@ -152,10 +150,7 @@ class TestDivergence:
             assert not (tmp_path / "out").exists()
         assert "checkpoint-6" not in str(last_complete_checkpoint(tmp_path / "out.checkpoints"))
 
-    @pytest.mark.parametrize("run", [small.run, pretraining.run], ids=["train", "pretrain"])
-    def test_a_model_of_nan_is_named_at_the_first_step(
-        self, tmp_path: Path, model: str, run: Callable[..., Any]
-    ) -> None:
+    def test_a_model_of_nan_is_named_at_the_first_step(self, tmp_path: Path, model: str) -> None:
         broken = small.load(Path(model))
         with torch.no_grad():
             next(broken[0].model.encoder.layer[2].parameters())[0] = torch.nan
@@ -164,7 +159,7 @@ class TestDivergence:
         with pytest.raises(
             UserError, match=r"to start from has weights that hold NaN or infinity \(.*layer\.2\."
         ):
-            run(tmp_path, str(tmp_path / "nan"), **(FULL if run is small.run else {}))
+            small.run(tmp_path, str(tmp_path / "nan"), **FULL)
         assert {path.name for path in tmp_path.iterdir()} - before <= {"pairs.jsonl", "texts.txt"}
 
     def test_a_teacher_of_nan_is_refused_and_keeps_no_vectors(self, tmp_path: Path, model: str) -> None:
