@@ -69,8 +69,7 @@ def test_each_pattern_matches_every_parameter_of_its_layer_and_no_other(
     encoder.add_heads()
     # The trainer matches the names of the loss, which holds the model.
     named = dict(ElasticLoss(encoder).named_parameters())
-    options = TrainingOptions(learning_rate=1e-3, top_learning_rate=1e-5)
-    found = mapping(encoder, options)
+    found = mapping(encoder, 1e-3, 1e-5, heads=3e-3)
     patterns_of = {name: [pattern for pattern in found if re.search(pattern, name)] for name in named}
     layers = [{id(p) for p in layer.parameters()} for layer in layers_of(encoder.base)]
     norm = architecture_of(encoder.base.config).final_norm
@@ -80,7 +79,7 @@ def test_each_pattern_matches_every_parameter_of_its_layer_and_no_other(
         if layer is not None:
             expected = expected_rates[layer]
         elif "exit_heads" in name:
-            expected = options.head_learning_rate
+            expected = 3e-3
         elif norm is not None and norm in name:
             expected = 1e-5
         else:
@@ -92,10 +91,9 @@ def test_each_pattern_matches_every_parameter_of_its_layer_and_no_other(
 
 def test_one_rate_for_all_layers_needs_no_patterns(tmp_path: Path, model: str) -> None:
     encoder = small.load(Path(model))
-    options = TrainingOptions(strategy="2dmse", head_learning_rate=2e-3)
-    assert mapping(encoder, options) == {}
+    assert mapping(encoder, 1e-4, 1e-4, heads=2e-3) == {}
     encoder.add_heads()
-    assert list(mapping(encoder, options).values()) == [2e-3]
+    assert list(mapping(encoder, 1e-4, 1e-4, heads=2e-3).values()) == [2e-3]
 
 
 @pytest.mark.parametrize("model_type", MODELS)

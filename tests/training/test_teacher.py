@@ -28,6 +28,7 @@ from matryoshka2d.training.teacher import (
     with_teacher,
 )
 from matryoshka2d.training.training_options import TrainingOptions
+from matryoshka2d.training.training_run import resolve
 from tests import tiny
 from tests.training import small
 
@@ -344,13 +345,14 @@ class TestTuned:
         assert not (tmp_path / "out.checkpoints").exists()
 
     def test_is_the_default_of_all_sizes_alone(self) -> None:
-        names = [teacher_name(TrainingOptions(strategy=s), distils=False, takes=True) for s in STRATEGIES]
+        usual = [resolve(TrainingOptions(strategy=s)).teacher for s in STRATEGIES]
+        names = [teacher_name(None, one, distils=False, takes=True) for one in usual]
         assert dict(zip(STRATEGIES, names, strict=True)) == {
             **dict.fromkeys(STRATEGIES),
             "all-sizes": "tuned",
         }
-        assert teacher_name(TrainingOptions(), distils=False, takes=False) is None
-        assert teacher_name(TrainingOptions(), distils=True, takes=True) == "original"
+        assert teacher_name(None, "tuned", distils=False, takes=False) is None
+        assert teacher_name(None, "tuned", distils=True, takes=True) == "original"
 
     def test_its_own_full_size_may_teach_instead(
         self, tmp_path: Path, model: str, encoded: list[str]

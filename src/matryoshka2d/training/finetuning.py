@@ -20,25 +20,24 @@ from matryoshka2d.data.stream_batch_sampler import StreamBatchSampler
 from matryoshka2d.data.streams import Stream
 from matryoshka2d.encoder.default_model import resolve_model
 from matryoshka2d.encoder.elastic import ElasticEncoder
-from matryoshka2d.encoder.precision import Precision, resolve_precision
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation import Grid
 from matryoshka2d.files import remove_folder, staged_folder
 from matryoshka2d.losses.elastic_loss import ElasticLoss, TeacherLookup
 from matryoshka2d.losses.objectives import DataFormat, Objective, default_objective, make_objective
-from matryoshka2d.losses.strategies import Shape, Strategy, make_strategy
+from matryoshka2d.losses.strategies import Shape
 from matryoshka2d.losses.strategies.cross_exit import check_cross_exit
 from matryoshka2d.options import given_options, stated
 from matryoshka2d.training import distributed as ranks
-from matryoshka2d.training import model_settings as learning_rates
 from matryoshka2d.training.checkpoints import Elapsed, last_complete_checkpoint, seconds_before
 from matryoshka2d.training.fitting import fit_heads
-from matryoshka2d.training.lora import add_adapters, make_lora, merge_adapters, target_layers
+from matryoshka2d.training.lora import add_adapters, merge_adapters, target_layers
 from matryoshka2d.training.model_card import write_model_card
 from matryoshka2d.training.model_settings import (
     cast_weights,
     check_checkpointing,
     check_reads_the_text,
+    mapping,
     trained_sizes,
     training_settings,
     widen,
@@ -49,8 +48,6 @@ from matryoshka2d.training.run_logs import (
     run_guarded,
     saying_what_lowers_memory,
     show_progress,
-    trackers,
-    what_lowers_memory,
 )
 from matryoshka2d.training.stream_shares import mixture_shares, stream_batches
 from matryoshka2d.training.teacher import (
@@ -60,7 +57,6 @@ from matryoshka2d.training.teacher import (
     LiveTeacher,
     check_has_translations,
     check_teacher_is_heard,
-    check_translations,
     columns_read,
     learns_without_labels,
     load_teacher,
@@ -80,7 +76,8 @@ from matryoshka2d.training.trainer import (
     dev_grid,
     release,
 )
-from matryoshka2d.training.training_options import TrainingOptions, preset_of, run_folder_of
+from matryoshka2d.training.training_options import TrainingOptions, run_folder_of
+from matryoshka2d.training.training_run import TrainingRun, resolve
 from matryoshka2d.training.unfinished import begin_anew
 
 # What a file holds, in the objectives' words: data knows no objectives, and objectives know no files.
@@ -128,8 +125,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     quiet = quiet or not ranks.is_first()
     checkpoint = _checkpoint(options) if options.resume else None
     elapsed = Elapsed(seconds_before(options.run_folder) if options.resume else 0.0)
-    named, strategy = _check_names(options)
-    precision = resolve_precision(options.precision, options.device or "auto")
+    run = resolve(options)
     mixture = _mixture(options)
     if options.translations:
         check_has_translations(text_columns(rows.column_names) for rows in mixture.datasets.values())
@@ -138,31 +134,29 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     set_seed(options.seed)
     encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
     dtype = encoder.dtype
-    has_new_heads = _prepare(encoder, options, strategy, precision)
+    has_new_heads = _prepare(encoder, run)
     dev = _dev(encoder, options)
-    objectives = _objectives(mixture, named, options)
+    objectives = _objectives(mixture, run)
     _begin_anew(options, quiet)
-    losses, datasets, teachers = _losses(encoder, mixture, objectives, strategy, options, quiet)
+    losses, datasets, teachers = _losses(encoder, mixture, objectives, run, quiet)
     on_cpu = encoder.device.type == "cpu"
     if not quiet:
-        _say_what_starts(mixture, options, precision)
-    dropout = preset_of(options).dropout if options.dropout is None else options.dropout
+        _say_what_starts(mixture, run)
     prompts = mixture_prompts(encoder, mixture)
-    fits = preset_of(options).fit_heads if options.fit_heads is None else options.fit_heads
-    with training_settings(encoder, options.max_length, on_cpu, dropout, options.gradient_checkpointing):
-        if fits and has_new_heads and checkpoint is None:
-            with saying_what_lowers_memory(what_lowers_memory(options)):
+    with training_settings(encoder, options.max_length, on_cpu, run.dropout, options.gradient_checkpointing):
+        if run.fit_heads and has_new_heads and checkpoint is None:
+            with saying_what_lowers_memory(run.memory_advice):
                 fit_heads(encoder, texts_of(mixture, prompts, seed=options.seed))
-        if options.lora:
-            add_adapters(encoder, make_lora(options.lora_options), seed=options.seed)
+        if run.lora:
+            add_adapters(encoder, run.lora, seed=options.seed)
         feed = _in_memory(datasets, shares) if stream is None else _streamed(stream, teachers)
-        trainer = _trainer(encoder, losses, feed, options, precision, dev, prompts, elapsed, quiet)
-        run_guarded(trainer, options.run_folder, checkpoint, what_lowers_memory(options))
+        trainer = _trainer(encoder, losses, feed, run, dev, prompts, elapsed, quiet)
+        run_guarded(trainer, options.run_folder, checkpoint, run.memory_advice)
         release(encoder, trainer)
-        if options.lora:
+        if run.lora:
             merge_adapters(encoder)
-        if _rotates(encoder, options, objectives.values()):
-            with saying_what_lowers_memory(what_lowers_memory(options)):
+        if _rotates(encoder, run, objectives.values()):
+            with saying_what_lowers_memory(run.memory_advice):
                 turned = rotate_by(encoder, mixture, encoder.sizes, options.seed)
             if not turned and not quiet:
                 print("note: too few texts to turn the space by: it stays as it was trained", file=sys.stderr)
@@ -178,39 +172,22 @@ def _begin_anew(options: TrainingOptions, quiet: bool) -> None:
                 begin_anew(options.run_folder, quiet=quiet)
 
 
-def _check_names(options: TrainingOptions) -> tuple[Objective | None, Strategy]:
-    """Make objective and strategy, so that a wrong name or option is said before any model is loaded."""
-    check_translations(options)
-    name = options.objective or ("distillation" if options.translations else None)
-    objective = make_objective(name, **options.objective_options) if name else None
-    trackers(options.report_to)
-    if options.lora:
-        make_lora(options.lora_options)
-    if options.fit_heads and not _has_heads(options):
-        raise UserError("fit_heads without heads: add --heads, or leave it out")
-    return objective, make_strategy(options.strategy, **options.strategy_options)
-
-
-def _has_heads(options: TrainingOptions) -> bool:
-    return preset_of(options).heads if options.heads is None else options.heads
-
-
-def _say_what_starts(mixture: Mixture[Any], options: TrainingOptions, precision: Precision) -> None:
+def _say_what_starts(mixture: Mixture[Any], run: TrainingRun) -> None:
     counts = mixture.rows.values()
     rows = "streamed" if None in counts else sum(count or 0 for count in counts)
-    print(f"Training {options.strategy} on {rows} rows in {precision.reason}", file=sys.stderr)
+    print(f"Training {run.options.strategy} on {rows} rows in {run.precision.reason}", file=sys.stderr)
 
 
-def _rotates(encoder: ElasticEncoder, options: TrainingOptions, objectives: Iterable[Objective]) -> bool:
+def _rotates(encoder: ElasticEncoder, run: TrainingRun, objectives: Iterable[Objective]) -> bool:
     """Return whether the space is turned at the end.
 
     Unless told to, a model that was to keep the space of the one that it learnt from is left in it, and so is
     one without a size that a rotation serves.
     """
-    if options.rotate is not None:
-        return options.rotate
-    keeps_space = options.teacher == ORIGINAL or any(map(learns_without_labels, objectives))
-    return preset_of(options).rotate and not keeps_space and bool(turned_dims(encoder.sizes, encoder.width))
+    if run.rotation_is_asked or not run.rotate:
+        return run.rotate
+    keeps_space = run.teacher == ORIGINAL or any(map(learns_without_labels, objectives))
+    return not keeps_space and bool(turned_dims(encoder.sizes, encoder.width))
 
 
 def _checkpoint(options: TrainingOptions) -> str | None:
@@ -233,10 +210,9 @@ def _dev(encoder: ElasticEncoder, options: TrainingOptions) -> DevGrid | None:
     return dev
 
 
-def _prepare(
-    encoder: ElasticEncoder, options: TrainingOptions, strategy: Strategy, precision: Precision
-) -> bool:
+def _prepare(encoder: ElasticEncoder, run: TrainingRun) -> bool:
     """Check the model against the run and give it what it lacks; return whether it got new heads."""
+    options, strategy = run.options, run.strategy
     # Sizes that the model lacks are said now, not after a teacher has embedded all texts.
     shape = Shape(encoder.depth, encoder.width)
     strategy.plan(shape, random.Random(options.seed))
@@ -244,18 +220,16 @@ def _prepare(
     check_reads_the_text(encoder, options.strategy, strategy, shape)
     if options.gradient_checkpointing:
         check_checkpointing(encoder)
-    if options.lora:
-        target_layers(encoder.base, make_lora(options.lora_options).targets)
-    if options.rotate:
+    if run.lora:
+        target_layers(encoder.base, run.lora.targets)
+    if run.rotate and run.rotation_is_asked:
         check_can_be_turned(sizes, encoder.width)
     check_cross_exit(options.cross_exit, options.strategy, any(size.layers < encoder.depth for size in sizes))
-    gets_heads = _has_heads(options) and encoder.depth > 1 and encoder.heads is None
+    gets_heads = run.heads and encoder.depth > 1 and encoder.heads is None
     if gets_heads:
         encoder.add_heads()
-    widen(encoder, frozen=options.lora, precision=precision)
-    for side, prompt in (("query", options.query_prompt), ("document", options.document_prompt)):
-        if prompt is not None:
-            encoder.prompts[side] = prompt
+    widen(encoder, frozen=run.lora is not None, precision=run.precision)
+    encoder.prompts.update(run.prompts)
     encoder.record = {
         **encoder.record,
         "sizes": [str(size) for size in sizes],
@@ -273,12 +247,11 @@ def _mixture(options: TrainingOptions) -> Mixture[Any]:
     return read_mixture(source, columns, options.limit, score_range=scores)
 
 
-def _objectives(
-    mixture: Mixture[Any], named: Objective | None, options: TrainingOptions
-) -> dict[str, Objective]:
+def _objectives(mixture: Mixture[Any], run: TrainingRun) -> dict[str, Objective]:
     """Return data set → what is learnt from it: the user's choice, or what suits its form."""
     return {
-        name: named or make_objective(default_objective(_FORM_OF[form]), **options.objective_options)
+        name: run.objective
+        or make_objective(default_objective(_FORM_OF[form]), **run.options.objective_options)
         for name, form in mixture.formats.items()
     }
 
@@ -301,10 +274,10 @@ def _losses(
     encoder: ElasticEncoder,
     mixture: Mixture[Any],
     objectives: Mapping[str, Objective],
-    strategy: Strategy,
-    options: TrainingOptions,
+    run: TrainingRun,
     quiet: bool,
 ) -> tuple[dict[str, ElasticLoss], dict[str, Dataset | Stream], dict[str, LiveTeacher]]:
+    options, strategy = run.options, run.strategy
     takes = takes_teacher(strategy, encoder, options.seed)
     distils = {name: learns_without_labels(objective) for name, objective in objectives.items()}
     check_teacher_is_heard(options, distils=any(distils.values()), takes=takes)
@@ -314,7 +287,7 @@ def _losses(
         lookup: TeacherLookup | None = None
         if distils[name]:
             rows = rows.select_columns(text_columns(rows.column_names))
-        teacher = teacher_name(options, distils=distils[name], takes=takes)
+        teacher = teacher_name(options.teacher, run.teacher, distils=distils[name], takes=takes)
         if teacher is not None and teacher != SELF:
             form = mixture.formats[name]
             columns = columns_read(text_columns(rows.column_names), translations=options.translations)
@@ -372,15 +345,14 @@ def _trainer(
     encoder: ElasticEncoder,
     losses: dict[str, ElasticLoss],
     feed: Mapping[str, Any],
-    options: TrainingOptions,
-    precision: Precision,
+    run: TrainingRun,
     dev: DevGrid | None,
     prompts: dict[str, dict[str, str]],
     elapsed: Elapsed,
     quiet: bool,
 ) -> ElasticTrainer:
     single = next(iter(losses)) if len(losses) == 1 else None
-    arguments = _arguments(encoder, options, precision, dev, quiet)
+    arguments = _arguments(encoder, run, dev, quiet)
     if any(prompts.values()):
         arguments.prompts = prompts[single] if single else prompts
     # The library's model card would be made anew at every checkpoint; ours is written once, at the end.
@@ -393,20 +365,20 @@ def _trainer(
         loss=losses[single] if single else losses,
         evaluator=dev,
         callbacks=[
-            StepOfLoss(list(losses.values()), options.gradient_accumulation),
+            StepOfLoss(list(losses.values()), run.options.gradient_accumulation),
             EpochOfBatches(),
             elapsed,
         ],
     )
     show_progress(trainer, quiet)
-    ranks.own_seed(options.seed)
+    ranks.own_seed(run.options.seed)
     return trainer
 
 
 def _arguments(
-    encoder: ElasticEncoder, options: TrainingOptions, precision: Precision, dev: DevGrid | None, quiet: bool
+    encoder: ElasticEncoder, run: TrainingRun, dev: DevGrid | None, quiet: bool
 ) -> SentenceTransformerTrainingArguments:
-    lowest, _ = learning_rates.rates(options)
+    options = run.options
     every = _share(1 / options.evaluations)
     return SentenceTransformerTrainingArguments(
         output_dir=str(options.run_folder),
@@ -415,13 +387,13 @@ def _arguments(
         max_steps=-1 if options.streaming else options.max_steps or -1,
         per_device_train_batch_size=options.batch_size,
         gradient_accumulation_steps=options.gradient_accumulation,
-        learning_rate=lowest,
-        learning_rate_mapping=learning_rates.mapping(encoder, options),
+        learning_rate=run.lowest_rate,
+        learning_rate_mapping=mapping(encoder, run.lowest_rate, run.highest_rate, options.head_learning_rate),
         warmup_steps=_share(options.warmup),
         weight_decay=options.weight_decay,
         optim="adamw_torch_fused",
-        bf16=precision.name == "bf16",
-        fp16=precision.name == "fp16",
+        bf16=run.precision.name == "bf16",
+        fp16=run.precision.name == "fp16",
         use_cpu=encoder.device.type == "cpu",
         seed=options.seed,
         data_seed=options.seed,
@@ -439,7 +411,7 @@ def _arguments(
         metric_for_best_model=f"eval_{dev.primary_metric}" if dev else None,
         greater_is_better=True if dev else None,
         logging_steps=0.02,
-        report_to=trackers(options.report_to),
+        report_to=list(run.trackers),
         disable_tqdm=quiet,
         run_name=Path(options.output).name,
     )

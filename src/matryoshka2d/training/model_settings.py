@@ -157,12 +157,13 @@ def by_depth(lowest: float, highest: float, depth: int) -> list[float]:
     return [lowest * (highest / lowest) ** (n / steps) for n in range(depth)]
 
 
-def mapping(encoder: ElasticEncoder, options: TrainingOptions) -> dict[str, float]:
+def mapping(encoder: ElasticEncoder, lowest: float, highest: float, heads: float) -> dict[str, float]:
     """Return the trainer's `learning_rate_mapping`: a pattern of parameter names → a rate.
+
+    Rates are those of the first layer, of the last, and of the exit heads.
 
     Parameters of no layer (the embedding table) keep the rate of the lowest layer.
     """
-    lowest, highest = rates(options)
     path = re.escape(architectures.architecture_of(encoder.base.config).layers)
     by_name: dict[str, float] = {}
     if highest != lowest:
@@ -172,7 +173,7 @@ def mapping(encoder: ElasticEncoder, options: TrainingOptions) -> dict[str, floa
         if norm:
             by_name[rf"model\.{re.escape(norm)}\."] = highest
     if encoder.heads is not None:
-        by_name[r"exit_heads\."] = options.head_learning_rate
+        by_name[r"exit_heads\."] = heads
     return by_name
 
 

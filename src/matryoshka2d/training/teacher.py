@@ -36,7 +36,7 @@ from matryoshka2d.losses.objectives import DataFormat, Objective
 from matryoshka2d.losses.strategies import Shape, Strategy
 from matryoshka2d.training.checkpoints import last_complete_checkpoint
 from matryoshka2d.training.texts import column_prompts
-from matryoshka2d.training.training_options import TrainingOptions, preset_of, run_folder_of
+from matryoshka2d.training.training_options import TrainingOptions, run_folder_of
 
 _CHUNK = 4096
 # Texts that run together: a processor pads less in small batches, a GPU waits for each.
@@ -197,13 +197,15 @@ def takes_teacher(strategy: Strategy, encoder: ElasticEncoder, seed: int = 0) ->
     return strategy.plan(shape, random.Random(seed)).needs_teacher
 
 
-def teacher_name(options: TrainingOptions, *, distils: bool, takes: bool) -> str | None:
+def teacher_name(named: str | None, usual: str | None, *, distils: bool, takes: bool) -> str | None:
     """Return who teaches a data set: the user's choice, or what suits; None for labels alone.
 
     Parameters
     ----------
-    options
-        The choices of the run.
+    named
+        The user's choice, if there is one.
+    usual
+        That choice, or the one of the strategy's preset.
     distils
         Whether its objective has nothing but a teacher to learn from.
     takes
@@ -214,14 +216,14 @@ def teacher_name(options: TrainingOptions, *, distils: bool, takes: bool) -> str
     UserError
         If distillation is to learn from a fine-tune that it has no labels for.
     """
-    if distils and options.teacher == TUNED:
+    if distils and named == TUNED:
         raise UserError(
             "teacher 'tuned' is fine-tuned on labels, and distillation has none: choose original, self or "
             "another model"
         )
     if distils:
-        return options.teacher or ORIGINAL
-    return (options.teacher or preset_of(options).teacher) if takes else None
+        return named or ORIGINAL
+    return usual if takes else None
 
 
 def check_teacher_is_heard(options: TrainingOptions, *, distils: bool, takes: bool) -> None:
