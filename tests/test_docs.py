@@ -97,7 +97,8 @@ def workplace(
     documents = [json.dumps({"_id": f"d{i}", "title": "", "text": w}) for i, w in enumerate(words)]
     _write_lines(tmp_path / "BEIR" / "corpus.jsonl", documents)
     _write_lines(tmp_path / "BEIR" / "queries.jsonl", [json.dumps({"_id": "q", "text": "a red dog"})])
-    _write_lines(tmp_path / "BEIR" / "qrels.tsv", ["query-id\tcorpus-id\tscore", "q\td1\t1"])
+    for judgments in ("qrels.tsv", "qrels_dev.tsv"):
+        _write_lines(tmp_path / "BEIR" / judgments, ["query-id\tcorpus-id\tscore", "q\td1\t1"])
     (tmp_path / "DECODER").symlink_to(small_decoder, target_is_directory=True)
     return tmp_path
 

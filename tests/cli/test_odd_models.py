@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from tests import tiny
 from tests.cli.conftest import Run
-from tests.test_tokenizer_settings import LONG, said, without_padding
+from tests.encoder.test_tokenizer_settings import LONG, said, without_padding
 
 COMMANDS = {
     "fit": "fit --model {model} --data more.txt --output out --device cpu",

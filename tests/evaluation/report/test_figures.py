@@ -108,7 +108,7 @@ def test_pyplot_is_not_touched() -> None:
     import subprocess
 
     code = (
-        "import sys; from tests.report.grids import small_grid; import matryoshka2d.evaluation.report as r; "
+        "import sys; from tests.evaluation.report.grids import small_grid; import matryoshka2d.evaluation.report as r; "
         "assert 'matplotlib' not in sys.modules; r.heatmap(small_grid()); r.depth_curves(small_grid()); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
