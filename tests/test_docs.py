@@ -93,6 +93,7 @@ def workplace(
     (tmp_path / "STS").mkdir()
     lines = [f"x\t{split}\t{s}\t{a}\t{b}" for split in ("dev", "test") for a, b, s in pairs]
     _write_lines(tmp_path / "STS" / "stsb.tsv", ["subset\tsplit\tscore\tsentence1\tsentence2", *lines])
+    _write_lines(tmp_path / "docs.jsonl", [json.dumps({"text": f"{word} in the rain"}) for word in words])
     (tmp_path / "BEIR").mkdir()
     documents = [json.dumps({"_id": f"d{i}", "title": "", "text": w}) for i, w in enumerate(words)]
     _write_lines(tmp_path / "BEIR" / "corpus.jsonl", documents)

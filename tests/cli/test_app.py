@@ -115,4 +115,4 @@ class TestMistakes:
         command = [*MODULE, "encode", "default", str(tmp_path / "no.txt"), str(tmp_path / "out.npy")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"error: input {tmp_path / 'no.txt'} does not exist.\n"
+        assert done.stderr == f"error: there is no file {tmp_path / 'no.txt'}.\n"

@@ -63,7 +63,7 @@ class TestInterrupted:
             ("truncate {model} 2x8 {target} --overwrite", "sentence_transformers.SentenceTransformer.save"),
             (
                 "evaluate {model} --sts {sts} --sizes 1,2x8 --output {target} --overwrite",
-                "matryoshka2d.evaluation.report.write_report",
+                "matryoshka2d.evaluation.report.folder.write_report",
             ),
             (
                 "train --model {model} --data {pairs} --output {target} --overwrite -q --no-checkpoints",

@@ -105,7 +105,10 @@ class TestBeforeAnyModelIsLoaded:
                 "train --data pairs.jsonl --output out --objective infonce --objective-options scales=1",
                 "scale",
             ),
-            ("train --data pairs.jsonl --output out --batch-size 1", "'batch_size' is 1: expected a whole number of at least 2"),
+            (
+                "train --data pairs.jsonl --output out --batch-size 1",
+                "'batch_size' is 1: expected a whole number of at least 2",
+            ),
             ("train --data pairs.jsonl --output out --epochs nan", "'epochs' is nan"),
             ("train --data pairs.jsonl --output out --columns anchor=q", "no column 'q'|'q'"),
             ("train --config no.yaml", "config no.yaml does not exist"),

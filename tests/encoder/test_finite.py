@@ -29,11 +29,13 @@ TEXTS = [text for text in tiny.TEXTS if "dog" not in text]
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return a model that knows no number for one word alone: `dog`."""
+    """Return a model of finite weights whose numbers overflow for one word alone: `dog`."""
     folder = tmp_path_factory.mktemp("broken")
     encoder = ElasticEncoder(tiny.sentence_model(folder), device="cpu")
+    huge = torch.finfo(torch.float32).max
     with torch.no_grad():
-        encoder[0].model.embeddings.word_embeddings.weight[encoder.tokenizer.vocab["dog"]] = torch.nan
+        row = encoder[0].model.embeddings.word_embeddings.weight[encoder.tokenizer.vocab["dog"]]
+        row[::2], row[1::2] = huge, -huge
     encoder.save(str(folder / "nan"))
     return str(folder / "nan")
 
@@ -68,7 +70,11 @@ def test_a_long_text_is_cut_in_the_line_that_names_it() -> None:
 
 
 def test_weights_are_named(broken: str) -> None:
-    assert "word_embeddings" in str(weight_not_finite(ElasticEncoder(broken, device="cpu")))
+    encoder = ElasticEncoder(broken, device="cpu")
+    assert weight_not_finite(encoder) is None
+    with torch.no_grad():
+        encoder[0].model.embeddings.word_embeddings.weight[5] = torch.nan
+    assert "word_embeddings" in str(weight_not_finite(encoder))
 
 
 READERS: dict[str, Callable[[str, list[str]], Any]] = {

@@ -92,7 +92,7 @@ def test_two_parts_at_once_do_not_disturb_each_other(
 def test_a_writer_takes_shards_in_any_order(
     engine: Engine, source: Path, tmp_path: Path, whole: dict[str, bytes], order: list[int]
 ) -> None:
-    job = Job(source, tmp_path, ".parquet", Survey(ROWS, "text", schema(source)), engine.size, 10)
+    job = Job(source, tmp_path, ".parquet", Survey(ROWS, "text", schema=schema(source)), engine.size, 10)
     writer = ShardWriter(engine, job)
     for number in order:
         writer.write(number)

@@ -86,7 +86,7 @@ def test_finished_shards_are_not_computed_again(
 
 KILLED = """
 import os, signal, sys
-from matryoshka2d import sharding
+from matryoshka2d.inference import encoding as sharding
 from matryoshka2d.cli import main
 
 whole, written = sharding.embedded_chunks, 0

@@ -214,7 +214,10 @@ class TestMistakes:
         ("words", "said"),
         [
             ("--data pairs.jsonl --streaming", "the length of pairs is not known"),
-            ("--data pairs.jsonl --streaming --max-steps 0", "max_steps is 0: expected at least 1"),
+            (
+                "--data pairs.jsonl --streaming --max-steps 0",
+                "'max_steps' is 0: expected a whole",
+            ),
             (
                 "--data pairs.jsonl --streaming --rows pairs=many",
                 "rows of 'pairs' is 'many': expected a number",
@@ -227,7 +230,7 @@ class TestMistakes:
             ("--data pairs.jsonl --rows pairs=9", "rows without streaming: add --streaming"),
             ("--data pairs.jsonl --shuffle-buffer 100", "shuffle_buffer without streaming"),
             ("--data pairs.jsonl --streaming --max-steps 2 --workers 2", "workers with streaming"),
-            ("--data pairs.jsonl --workers -1", "workers is -1: expected at least 0"),
+            ("--data pairs.jsonl --workers -1", "'workers' is -1: expected a whole number of at least 0"),
             ("--data pairs.jsonl --streaming --shuffle-buffer 9", "shuffle_buffer 9 holds no batch of 64"),
             ("--data pairs.jsonl --streaming --max-steps 2", "24 rows fill no batch of 64"),
             ("--data pairs.jsonl --mix fixed", "there is one data set: repeat --data"),

@@ -315,7 +315,10 @@ class TestMistakes:
             ({"strategy": "2dsme"}, ["Did you mean '2dmse'?"]),
             ({"strategy_options": {"dim": "8"}}, ["no option 'dim'"]),
             ({"objective": "infonec"}, ["Did you mean 'infonce'?"]),
-            ({"objective": "infonce", "objective_options": {"scale": "-1"}}, ["scale is -1.0"]),
+            (
+                {"objective": "infonce", "objective_options": {"scale": "-1"}},
+                ["'scale'", "is '-1'"],
+            ),
             ({"data": ["nothing.jsonl"]}, ["nothing.jsonl"]),
             ({"columns": {"anchor": "q"}}, ["no column 'q'"]),
             ({"precision": "bf61"}, ["bf61", "Did you mean 'bf16'?"]),

@@ -115,7 +115,7 @@ def endless_batches(
     A batch is drawn from up to `buffer` rows, which then are filled up again. A drawn row that shares a text
     or a group with the batch goes back, and waits for a later one. Where not even a whole buffer fills a
     batch, the rows that come next do if they fit; those that do not are left out. What is left when a pass
-    ends is there first in the next.
+    ends is drawn first in the next, so that no row falls a whole pass behind.
 
     Parameters
     ----------
@@ -131,13 +131,15 @@ def endless_batches(
     UserError
         If a whole pass fills no batch.
     """
+    late: list[Held] = []
     held: list[Held] = []
     for one_pass, chance in passes:
+        late, held = late + held, []
         rows = map(_held, one_pass)
         filled = False
         while True:
-            held += islice(rows, max(buffer - len(held), 0))
-            batch = _draw(held, batch_size, chance)
+            held += islice(rows, max(buffer - len(held) - len(late), 0))
+            batch = _draw(late, held, batch_size, chance)
             if len(batch) < batch_size:
                 batch += _fitting(rows, batch, batch_size - len(batch))
             if len(batch) < batch_size:
@@ -147,28 +149,29 @@ def endless_batches(
             yield [drawn.row for drawn in batch]
         if not filled:
             raise UserError(
-                f"{source}: {len(held)} rows fill no batch of {batch_size} without a text or group that "
-                f"comes twice: lower --batch-size"
-                if held
+                f"{source}: {len(held) + len(late)} rows fill no batch of {batch_size} without a text or group "
+                f"that comes twice: lower --batch-size"
+                if held or late
                 else f"{source} has no rows to train on: look at the split and the limit"
             )
 
 
-def _draw(held: list[Held], batch_size: int, chance: np.random.Generator) -> list[Held]:
-    """Take the rows of a batch out of those that are held; fewer, if no other fits."""
+def _draw(late: list[Held], held: list[Held], batch_size: int, rng: np.random.Generator) -> list[Held]:
+    """Take the rows of a batch out of those that are held, late ones first; fewer, if no other fits."""
     batch: list[Held] = []
     taken: set[Key] = set()
-    passed_over: list[Held] = []
-    while held and len(batch) < batch_size:
-        place = int(chance.integers(len(held)))
-        held[place], held[-1] = held[-1], held[place]
-        drawn = held.pop()
-        if taken.isdisjoint(drawn.keys):
-            batch.append(drawn)
-            taken |= drawn.keys
-        else:
-            passed_over.append(drawn)
-    held += passed_over
+    for rows in (late, held):
+        passed_over: list[Held] = []
+        while rows and len(batch) < batch_size:
+            place = int(rng.integers(len(rows)))
+            rows[place], rows[-1] = rows[-1], rows[place]
+            drawn = rows.pop()
+            if taken.isdisjoint(drawn.keys):
+                batch.append(drawn)
+                taken |= drawn.keys
+            else:
+                passed_over.append(drawn)
+        rows += passed_over
     return batch
 
 

@@ -108,11 +108,12 @@ def test_pyplot_is_not_touched() -> None:
     import subprocess
 
     code = (
-        "import sys; from tests.evaluation.report.grids import small_grid; import matryoshka2d.evaluation.report as r; "
+        "import sys; from tests.evaluation.report.grids import small_grid; "
+        "import matryoshka2d.evaluation.report as r; "
         "assert 'matplotlib' not in sys.modules; r.heatmap(small_grid()); r.depth_curves(small_grid()); "
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
 def test_an_embedded_picture_is_the_same_in_fewer_bytes() -> None:
