@@ -149,8 +149,8 @@ def endless_batches(
             yield [drawn.row for drawn in batch]
         if not filled:
             raise UserError(
-                f"{source}: {len(held) + len(late)} rows fill no batch of {batch_size} without a text or group "
-                f"that comes twice: lower --batch-size"
+                f"{source}: {len(held) + len(late)} rows fill no batch of {batch_size} without a text or "
+                f"group that comes twice: lower --batch-size"
                 if held or late
                 else f"{source} has no rows to train on: look at the split and the limit"
             )
