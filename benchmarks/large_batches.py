@@ -3,7 +3,7 @@
     python benchmarks/large_batches.py [--only memory|fp32|bf16] [--data TRIPLETS.jsonl]
 
 Memory: how far the resident memory of a fresh process grows over that before its first training step. Speed:
-seconds a step with one exit, InfoNCE on pairs, for both libraries; model, rows, optimiser and dropout are the
+seconds a step with one exit, InfoNCE on pairs, for both libraries; model, rows, optimizer and dropout are the
 same, each in its own trainer and settings. Every measurement has a process of its own, the methods take
 turns, and the median of the rounds counts. Results go to ``results/large_batches.json`` and ``.md``; a part
 that was left out stays there as it was.
@@ -197,7 +197,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     tables = [memory_table(rows)] if "memory" in made else []
     tables += [speed_table(rows)] if len(made) > len(tables) else []
     introduction = (
-        "Memory is that of a whole first step in fp32, gradients and optimiser included, over what was\n"
+        "Memory is that of a whole first step in fp32, gradients and optimizer included, over what was\n"
         f"resident before it. The peer is sentence-transformers' {PEER}."
     )
     title = "# Large batches: memory and speed of gradient caching"

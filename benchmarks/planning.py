@@ -198,7 +198,7 @@ def widths_alike(state: State) -> dict[str, float]:
 
 
 def result_of(arguments: argparse.Namespace, state: State) -> dict[str, Any]:
-    """Return the judgement of all budgets."""
+    """Return the judgment of all budgets."""
     known, costs = qualities(state), planned_costs(state)
     judged: list[dict[str, Any]] = []
     nothing = 0

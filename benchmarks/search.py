@@ -57,7 +57,7 @@ Rows = list[dict[str, Any]]
 
 
 def beir(data: Path) -> tuple[dict[str, str], dict[str, str], Any]:
-    """Return SciFact's documents, judged queries and judgements."""
+    """Return SciFact's documents, judged queries and judgments."""
     from matryoshka2d.evaluation.retrieval_sets import read_beir
 
     found = read_beir(data / "retrieval" / "scifact")

@@ -2,7 +2,7 @@
 
     python benchmarks/training.py [--data TRIPLETS.jsonl --output training-nli]
 
-Same model, data, batch, precision, optimiser and dropout for all. Each method runs in a process of its own,
+Same model, data, batch, precision, optimizer and dropout for all. Each method runs in a process of its own,
 the methods take turns, and the median of the rounds counts. Results go to ``results/training.json`` and to
 ``results/training.md``, or to files of another name.
 """

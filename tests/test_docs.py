@@ -75,7 +75,7 @@ def workplace(
         "matryoshka2d.planning.planner.measure_costs",
         lambda *arguments, **options: measure_costs(*arguments, **{**options, "seconds": 0.1}),
     )
-    words = [f"a {colour} {thing}" for colour in ("red", "blue", "fast") for thing in tiny.WORDS.split()[1:8]]
+    words = [f"a {color} {thing}" for color in ("red", "blue", "fast") for thing in tiny.WORDS.split()[1:8]]
     _write_lines(tmp_path / "texts.txt", words)
     triplets = zip(words, words[1:] + words[:1], words[5:] + words[:5], strict=True)
     rows = [

@@ -1,4 +1,4 @@
-"""Tiny randomly initialised models of every architecture in the table, with a word-level tokenizer."""
+"""Tiny randomly initialized models of every architecture in the table, with a word-level tokenizer."""
 
 from __future__ import annotations
 

@@ -122,8 +122,8 @@ def beir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, count in (("corpus", 12), ("queries", 4)):
         rows = [{"_id": f"{name[0]}{i}", "text": sentence(rng)} for i in range(count)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    judgements = "".join(f"q{i}\tc{2 * i}\t1\n" for i in range(4))
-    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + judgements)
+    judgments = "".join(f"q{i}\tc{2 * i}\t1\n" for i in range(4))
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + judgments)
     return folder
 
 

@@ -20,7 +20,6 @@ COMMANDS = (
     "rotate",
     "evaluate",
     "plan",
-    "truncate",
     "encode",
 )
 MODULE = [sys.executable, "-m", "matryoshka2d"]

@@ -64,12 +64,12 @@ def test_a_public_set_is_measured_with_notes(run: Run, model: str, public: Path)
     assert set(notes) <= set(plan.json["notes"])
 
 
-def test_judgements_of_another_split(run: Run, refused: Callable[..., str], model: str, public: Path) -> None:
+def test_judgments_of_another_split(run: Run, refused: Callable[..., str], model: str, public: Path) -> None:
     outcome = run("evaluate", model, "--retrieval", public, *SIZES, "--qrels", "dev", "--json")
     assert outcome.json["details"]["counts"]["public"]["queries"] == 1
     assert run("plan", model, "--retrieval", public, "--qrels", "dev", *SIZES, *QUICK, "-q").code == 0
     said = refused("evaluate", model, "--retrieval", public, "--qrels", "train")
-    assert "no judgements called 'train'" in said
+    assert "no judgments called 'train'" in said
     assert "qrels/dev.tsv" in said
 
 

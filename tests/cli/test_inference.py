@@ -1,4 +1,4 @@
-"""benchmark, quantise, and encode into shards, as a newcomer runs them."""
+"""benchmark, quantize, and encode into shards, as a newcomer runs them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TestBenchmark:
         assert "there is no file" in refused("benchmark", model, "--texts", "no.txt")
 
 
-class TestQuantise:
+class TestQuantize:
     @pytest.fixture
     def vectors(self, tmp_path: Path) -> Path:
         values = np.random.default_rng(0).normal(size=(200, 32)).astype(np.float32)
@@ -66,20 +66,20 @@ class TestQuantise:
     def test_codes_ranges_and_what_is_lost(
         self, run: Run, vectors: Path, tmp_path: Path, precision: str, width: int
     ) -> None:
-        outcome = run("quantise", vectors, tmp_path / "codes.npy", "--precision", precision, "--json")
+        outcome = run("quantize", vectors, tmp_path / "codes.npy", "--precision", precision, "--json")
         assert np.load(tmp_path / "codes.npy").shape == (200, width)
         assert np.load(tmp_path / "codes.ranges.npy").shape == (2, 32)
         assert 0.1 < outcome.json["recall"] <= 1
         assert (outcome.json["bytes_per_vector"], outcome.json["exact_bytes_per_vector"]) == (width, 128)
 
     def test_it_says_what_it_wrote(self, run: Run, vectors: Path, tmp_path: Path) -> None:
-        outcome = run("quantise", vectors, tmp_path / "codes.npy")
+        outcome = run("quantize", vectors, tmp_path / "codes.npy")
         assert "200 vectors of 32 bytes, int8 (float32: 128)" in outcome.out
 
     def test_mistakes(self, refused: Callable[..., str], vectors: Path, tmp_path: Path) -> None:
         out = tmp_path / "codes.npy"
-        assert "does not exist" in refused("quantise", tmp_path / "no.npy", out)
-        assert "Did you mean 'int8'" in refused("quantise", vectors, out, "--precision", "int7")
+        assert "does not exist" in refused("quantize", tmp_path / "no.npy", out)
+        assert "Did you mean 'int8'" in refused("quantize", vectors, out, "--precision", "int7")
         (tmp_path / "text.npy").write_text("text")
         np.savez(tmp_path / "several.npz", a=np.ones((4, 8)))
         np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
@@ -87,11 +87,11 @@ class TestQuantise:
         (tmp_path / "empty.npy").touch()
         (tmp_path / "short.npy").write_bytes(vectors.read_bytes()[:300])
         for name in ("text.npy", "several.npz", "object.npy", "zip.npy", "empty.npy", "short.npy"):
-            said = refused("quantise", tmp_path / name, out)
+            said = refused("quantize", tmp_path / name, out)
             assert "is not a .npy file of vectors: expected a float array" in said
         np.save(tmp_path / "other.npy", np.ones((4, 8), dtype=np.float32))
         assert "8 dims, but those to write have 32" in refused(
-            "quantise", vectors, out, "--queries", tmp_path / "other.npy"
+            "quantize", vectors, out, "--queries", tmp_path / "other.npy"
         )
         assert not out.exists()
 

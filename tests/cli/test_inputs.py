@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[Writer, str]] = {
 
 
 def beir(path: Path) -> Path:
-    """Return the folder of a corpus, with queries and judgements beside it."""
+    """Return the folder of a corpus, with queries and judgments beside it."""
     (path.parent / "queries.jsonl").write_text('{"_id": "q", "text": "a cat"}\n')
     (path.parent / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\t0\t1\n")
     return path.parent

@@ -217,7 +217,7 @@ class TestBeforeAnyModelIsLoaded:
         [
             ("empty.jsonl", "", "is empty"),
             ("header.csv", "anchor,positive\n", "has no rows"),
-            ("columns.csv", "left,right\na,b\n", "columns are not recognised: found"),
+            ("columns.csv", "left,right\na,b\n", "columns are not recognized: found"),
             ("gap.csv", "anchor,positive\na,\nc,\n", "no rows whose texts are all there"),
             ("broken.jsonl", '{"anchor": "a", "positive": "b"}\n{"anchor"\n', "line 2: not JSON"),
             (

@@ -166,7 +166,7 @@ def gradients(loss: Tensor, given: Exits) -> Gradients:
 
 
 def carried_out(plan: StepPlan, given: Exits) -> Tensor:
-    return step_loss(plan, given, InfoNCE(scale=SCALE), None, normalised_output=False)
+    return step_loss(plan, given, InfoNCE(scale=SCALE), None, normalized_output=False)
 
 
 @pytest.mark.parametrize("columns", [2, 3])
@@ -233,13 +233,13 @@ def test_any_other_choice_misses_the_formula(name: str, change: dict[str, Any]) 
         assert (ours - formula).abs() < 1e-9, "a detach changes gradients alone"
 
 
-@pytest.mark.parametrize("normalised_output", [True, False])
-def test_a_pull_on_outputs_sees_unit_vectors_only_if_the_model_returns_them(normalised_output: bool) -> None:
+@pytest.mark.parametrize("normalized_output", [True, False])
+def test_a_pull_on_outputs_sees_unit_vectors_only_if_the_model_returns_them(normalized_output: bool) -> None:
     given = exits()
     pull = Pull((1, D), (N, D), CoordinateKL(), as_output=True)
     plan = StepPlan((), (pull,))
-    ours = step_loss(plan, given, InfoNCE(), None, normalised_output)
+    ours = step_loss(plan, given, InfoNCE(), None, normalized_output)
     sides = (given[1], fixed(given[N]))
-    if normalised_output:
+    if normalized_output:
         sides = tuple([column / column.norm(dim=1, keepdim=True) for column in side] for side in sides)
     torch.testing.assert_close(ours, references.coordinate_kl(*sides, 1.0, 1.0), rtol=1e-7, atol=1e-9)

@@ -59,11 +59,11 @@ class Twins:
     stock: SentenceTransformer
 
 
-@pytest.fixture(scope="module", params=["normalised", "raw"])
+@pytest.fixture(scope="module", params=["normalized", "raw"])
 def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Twins:
     without_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     folder = tiny.sentence_model(
-        tmp_path_factory.mktemp(request.param), normalize=request.param == "normalised", **without_dropout
+        tmp_path_factory.mktemp(request.param), normalize=request.param == "normalized", **without_dropout
     )
     return Twins(ElasticEncoder(folder, device="cpu"), SentenceTransformer(folder, device="cpu"))
 

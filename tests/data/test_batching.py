@@ -120,7 +120,7 @@ def test_epochs_and_seeds_differ() -> None:
     assert epoch_of(source, 0) != epoch_of(source, 1)
     assert epoch_of(source, 0) == epoch_of(source, 0)
     assert epoch_of(source, 0) != epoch_of(sampler(rows, 8, seed=1), 0)
-    # Neighbours change too, not only the order of the batches.
+    # Neighbors change too, not only the order of the batches.
     assert set(map(frozenset, epoch_of(source, 0))).isdisjoint(map(frozenset, epoch_of(source, 1)))
 
 

@@ -380,7 +380,7 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
     assert "Parquet" in mistake(write(tmp_path / "f.parquet", whole[: len(whole) // 2]))
 
 
-def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+def test_a_missing_file_names_its_neighbor(tmp_path: Path) -> None:
     write(tmp_path / "pairs.jsonl", "")
     assert "Did you mean 'pairs.jsonl'?" in mistake(tmp_path / "pair.jsonl")
     assert "does not exist" in mistake(tmp_path / "no" / "pairs.jsonl")

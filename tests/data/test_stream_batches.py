@@ -193,6 +193,6 @@ def test_passes_differ_and_rows_are_mixed_within_the_buffer(tmp_path: Path) -> N
     first, second = order[:400], order[400:]
     assert sorted(first) == sorted(second) == list(range(400))
     assert first != second
-    # A row comes at most a buffer too early, and neighbours are parted.
+    # A row comes at most a buffer too early, and neighbors are parted.
     assert all(row - place < 100 for place, row in enumerate(first))
     assert np.mean(np.abs(np.diff(first))) > 15

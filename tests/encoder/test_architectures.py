@@ -56,8 +56,8 @@ def test_exit_n_equals_the_model_cut_to_n_layers(tmp_path: Path, model_type: str
     for layers in range(1, tiny.LAYERS + 1):
         by_hand = mean_pooled(shallow_by_hand(folder, layers), inputs)
         np.testing.assert_allclose(exits[layers], by_hand, atol=2e-5)
-    neighbours = [np.abs(exits[n] - exits[n + 1]).max() for n in range(1, tiny.LAYERS)]
-    assert min(neighbours) > 1e-2, "exits must differ for this test to mean anything"
+    neighbors = [np.abs(exits[n] - exits[n + 1]).max() for n in range(1, tiny.LAYERS)]
+    assert min(neighbors) > 1e-2, "exits must differ for this test to mean anything"
 
 
 @EVERY

@@ -219,7 +219,7 @@ def test_a_cut_model_is_independent_of_its_source(tmp_path: Path) -> None:
 
 
 @given(dims=st.integers(1, 12), scale=st.floats(0.01, 100))
-def test_cut_normalises_after_the_cut(dims: int, scale: float) -> None:
+def test_cut_normalizes_after_the_cut(dims: int, scale: float) -> None:
     rows = torch.randn(3, 12, generator=torch.Generator().manual_seed(dims))
     found = cut(rows * scale, dims)
     assert found.shape == (3, dims)

@@ -48,6 +48,6 @@ class FakeSentenceTransformer:
 
 
 def plain_cosine(left: NDArray[Any], right: NDArray[Any], dims: int) -> float:
-    """Return the cosine of two vectors, cut first and normalised after, as anyone would write it."""
+    """Return the cosine of two vectors, cut first and normalized after, as anyone would write it."""
     a, b = (np.asarray(side[:dims], dtype=np.float64) for side in (left, right))
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from matryoshka2d.errors import UserError
-from matryoshka2d.evaluation import agreement_grids, neighbour_recall, reference_cosine, similarity_agreement
+from matryoshka2d.evaluation import agreement_grids, neighbor_recall, reference_cosine, similarity_agreement
 from matryoshka2d.evaluation.agreement import _draw_pairs
 from tests.evaluation.fakes import FakeExits, plain_cosine
 
@@ -39,16 +39,14 @@ def test_pairs_of_very_many_texts() -> None:
     assert ((pairs[:, 0] > pairs[:, 1]) & (pairs[:, 1] >= 0) & (pairs[:, 0] < 10_000_000)).all()
 
 
-def test_neighbour_recall_equals_the_plain_way() -> None:
-    def neighbours(vectors: np.ndarray, row: int, dims: int) -> set[int]:
+def test_neighbor_recall_equals_the_plain_way() -> None:
+    def neighbors(vectors: np.ndarray, row: int, dims: int) -> set[int]:
         others = [other for other in range(30) if other != row]
         return set(sorted(others, key=lambda o: -plain_cosine(vectors[row], vectors[o], dims))[:4])
 
     for dims in (3, 12):
-        shared = [
-            len(neighbours(VECTORS, row, dims) & neighbours(REFERENCE, row, 12)) / 4 for row in range(30)
-        ]
-        assert neighbour_recall(VECTORS, REFERENCE, [dims], k=4)[0] == pytest.approx(np.mean(shared))
+        shared = [len(neighbors(VECTORS, row, dims) & neighbors(REFERENCE, row, 12)) / 4 for row in range(30)]
+        assert neighbor_recall(VECTORS, REFERENCE, [dims], k=4)[0] == pytest.approx(np.mean(shared))
 
 
 def test_reference_cosine_compares_the_same_width() -> None:
@@ -83,6 +81,6 @@ def test_wrong_use() -> None:
     with pytest.raises(UserError, match="30 texts but 29 reference vectors"):
         similarity_agreement(VECTORS, REFERENCE[:29], [3])
     with pytest.raises(UserError, match="10 texts are too few: expected at least 11"):
-        neighbour_recall(VECTORS[:10], REFERENCE[:10], [3])
+        neighbor_recall(VECTORS[:10], REFERENCE[:10], [3])
     with pytest.raises(UserError, match="needs the same"):
         reference_cosine(VECTORS, REFERENCE[:, :5], [3])

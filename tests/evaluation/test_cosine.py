@@ -19,7 +19,7 @@ from tests.evaluation.fakes import plain_cosine
     texts=st.integers(2, 12),
     dims=st.sets(st.integers(1, 24), min_size=1, max_size=6).map(sorted),
 )
-def test_pair_and_block_cosines_equal_cut_then_normalise(seed: int, texts: int, dims: list[int]) -> None:
+def test_pair_and_block_cosines_equal_cut_then_normalize(seed: int, texts: int, dims: list[int]) -> None:
     vectors = np.random.default_rng(seed).normal(size=(texts, 24)).astype(np.float32)
     pairs = np.array([(i, j) for i in range(texts) for j in range(texts)])
     expected = [[plain_cosine(vectors[i], vectors[j], d) for d in dims] for i, j in pairs]

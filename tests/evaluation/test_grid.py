@@ -47,7 +47,7 @@ def test_inversions_look_both_ways() -> None:
     assert GRID.inversions(2.0) == ()
 
 
-def test_neighbours_are_those_of_the_grid() -> None:
+def test_neighbors_are_those_of_the_grid() -> None:
     sparse = Grid(parse_sizes("1,6x8,384"), {"a": (60.0, 70.0, 50.0, 75.0)})
     assert [str(step) for step in sparse.inversions()] == ["6x8 is 10.00 below 1x8"]
     diagonal = Grid(parse_sizes("2x32 4x64"), {"a": (60.0, 50.0)})

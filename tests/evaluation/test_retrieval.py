@@ -176,7 +176,7 @@ def test_a_beir_folder(tmp_path: Path) -> None:
     assert data.relevance == {"q1": {"d1": 1, "2": 0}}
 
 
-def test_judgements_elsewhere_and_without_a_header(tmp_path: Path) -> None:
+def test_judgments_elsewhere_and_without_a_header(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, qrels__tsv=None)
     (folder / "qrels").mkdir()
     (folder / "qrels" / "test.tsv").write_text("q1\td1\t1\r\n")
@@ -194,7 +194,7 @@ def test_judgements_elsewhere_and_without_a_header(tmp_path: Path) -> None:
         ({"corpus__jsonl": '{"_id": 1, "text": "x"}\n' * 2}, "line 2: the id '1' is there twice"),
         ({"queries__jsonl": "oops"}, "queries.jsonl, line 1: not JSON"),
         ({"queries__jsonl": '{"_id": "q1", "text": " "}'}, "the text of 'q1' is empty"),
-        ({"qrels__tsv": None}, "no judgements: expected"),
+        ({"qrels__tsv": None}, "no judgments: expected"),
         ({"qrels__tsv": "h\th\ts\nq1\td1\n"}, "qrels.tsv line 2: expected query-id"),
         ({"qrels__tsv": "h\th\ts\nq1\td1\t0.5\n"}, "line 2: expected query-id, corpus-id and a whole number"),
         (

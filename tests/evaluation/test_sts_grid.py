@@ -1,4 +1,4 @@
-"""The one-pass grid equals scipy on vectors that are cut and normalised one size at a time."""
+"""The one-pass grid equals scipy on vectors that are cut and normalized one size at a time."""
 
 from __future__ import annotations
 

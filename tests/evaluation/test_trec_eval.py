@@ -97,7 +97,7 @@ HEADER = "query-id\tcorpus-id\tscore\n"
 @pytest.mark.parametrize("header", ["", HEADER])
 @pytest.mark.parametrize("grade", ["1", "1.0", "1.00"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_judgements_may_be_written_in_any_usual_way(
+def test_judgments_may_be_written_in_any_usual_way(
     tmp_path: Path, place: str, header: str, grade: str, end: str
 ) -> None:
     text = (header + f"q1\td1\t{grade}\nq1\td2\t0\n").replace("\n", end)
@@ -132,8 +132,8 @@ def test_another_split_is_found_by_its_name_and_taken_if_it_is_the_only_one(tmp_
         assert read_retrieval(root, qrels=qrels).notes == ()
     alone = read_retrieval(root)
     assert alone.relevance == {"q1": {"d1": 1}}
-    assert alone.notes == (f"set {root.name}: there are no test judgements, qrels/dev.tsv is taken",)
-    with pytest.raises(UserError, match=r"no judgements called 'train'.*there are qrels/dev\.tsv"):
+    assert alone.notes == (f"set {root.name}: there are no test judgments, qrels/dev.tsv is taken",)
+    with pytest.raises(UserError, match=r"no judgments called 'train'.*there are qrels/dev\.tsv"):
         read_retrieval(root, qrels="train")
     (root / "qrels_train.tsv").write_text("q2\td2\t1\n")
     assert read_retrieval(root, qrels="train").judged == ("q2",)

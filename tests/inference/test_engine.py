@@ -60,7 +60,7 @@ def test_a_text_has_the_same_vector_whatever_stands_beside_it(
             np.testing.assert_allclose(vector, alone[row], atol=2e-6)
 
 
-def test_a_text_that_comes_twice_is_tokenised_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_comes_twice_is_tokenized_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     whole = type(engine.tokenizer).__call__
 

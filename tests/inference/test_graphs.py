@@ -95,7 +95,7 @@ class TestInt8:
             cosines = (int8.embed(mixed, size) * encoder.encode(mixed, size=size)).sum(axis=1)  # type: ignore[attr-defined]
             assert cosines.min() > 0.95
 
-    def test_scales_are_fixed_so_that_neighbours_do_not_matter(self, int8: object, mixed: list[str]) -> None:
+    def test_scales_are_fixed_so_that_neighbors_do_not_matter(self, int8: object, mixed: list[str]) -> None:
         alone = np.concatenate([int8.embed([text]) for text in mixed])  # type: ignore[attr-defined]
         np.testing.assert_allclose(int8.embed(mixed), alone, atol=1e-5)  # type: ignore[attr-defined]
 

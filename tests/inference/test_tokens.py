@@ -51,7 +51,7 @@ def test_a_text_far_over_the_limit_is_cut_to_the_same_tokens(
     assert rows(tokenizer([text])) == expected(real, [text])
 
 
-def test_a_text_far_over_the_limit_is_cut_before_it_is_tokenised(
+def test_a_text_far_over_the_limit_is_cut_before_it_is_tokenized(
     real: ElasticEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = TextTokenizer(real)

@@ -77,7 +77,7 @@ def test_features_have_names_and_a_frame_has_them_as_columns(vectorizer: Elastic
 
 
 def test_a_search_over_sizes_with_two_workers(model: str) -> None:
-    texts = [f"a {colour} {thing}" for colour in ("red", "blue") for thing in tiny.WORDS.split()[:12]]
+    texts = [f"a {color} {thing}" for color in ("red", "blue") for thing in tiny.WORDS.split()[:12]]
     labels = [text.split()[1] for text in texts]
     steps = [
         ("vectors", ElasticVectorizer(model, device="cpu")),

@@ -62,7 +62,7 @@ def batches(draw: st.DrawFn) -> list[Column]:
     return draw(st.lists(column, min_size=1, max_size=4))
 
 
-def tokenised(model: ElasticEncoder, columns: list[Column], token_types: str = "as given") -> list[Any]:
+def tokenized(model: ElasticEncoder, columns: list[Column], token_types: str = "as given") -> list[Any]:
     features = [model.preprocess(texts, prompt=prompt) for texts, prompt in columns]
     for column in features:
         if token_types == "left out":
@@ -101,7 +101,7 @@ def test_groups_of_any_size_give_what_separate_passes_give(
     model_type: str, side: str, pooling: str, columns: list[Column], rows_per_group: int
 ) -> None:
     model = encoder(model_type, side, pooling)
-    assert_same(model, tokenised(model, columns), rows_per_group)
+    assert_same(model, tokenized(model, columns), rows_per_group)
 
 
 @pytest.mark.parametrize("token_types", ["left out", "of two kinds"])
@@ -111,7 +111,7 @@ def test_token_types_are_carried_along_or_missing(
     token_types: str, columns: list[Column], rows_per_group: int
 ) -> None:
     model = encoder(*MODELS[0])
-    assert_same(model, tokenised(model, columns, token_types), rows_per_group)
+    assert_same(model, tokenized(model, columns, token_types), rows_per_group)
 
 
 def spied(model: ElasticEncoder, seen: list[dict[str, Any]]) -> ExitVectors:
@@ -124,7 +124,7 @@ def spied(model: ElasticEncoder, seen: list[dict[str, Any]]) -> ExitVectors:
 
 def test_a_group_holds_texts_of_similar_length_and_no_more_padding_than_it_needs() -> None:
     model = encoder(*MODELS[0])
-    columns = tokenised(model, [(["cat", "the dog"] * 3, None), ([" ".join(["cat"] * 20)] * 6, None)])
+    columns = tokenized(model, [(["cat", "the dog"] * 3, None), ([" ".join(["cat"] * 20)] * 6, None)])
     seen: list[dict[str, Any]] = []
     exit_columns(spied(model, seen), columns, LAYERS, rows_per_group=6)
     assert [tuple(group["input_ids"].shape) for group in seen] == [(6, 4), (6, 22)]
@@ -132,7 +132,7 @@ def test_a_group_holds_texts_of_similar_length_and_no_more_padding_than_it_needs
 
 def test_groups_are_as_many_as_the_rows_need_and_equally_full() -> None:
     model = encoder(*MODELS[0])
-    columns = tokenised(model, [(tiny.TEXTS, None), (tiny.TEXTS, None)])
+    columns = tokenized(model, [(tiny.TEXTS, None), (tiny.TEXTS, None)])
     for rows_per_group, sizes in ((100, [10]), (10, [10]), (9, [5, 5]), (4, [4, 4, 2]), (1, [1] * 10)):
         seen: list[dict[str, Any]] = []
         exit_columns(spied(model, seen), columns, LAYERS, rows_per_group)
@@ -141,7 +141,7 @@ def test_groups_are_as_many_as_the_rows_need_and_equally_full() -> None:
 
 def test_only_columns_with_the_same_prompt_run_together() -> None:
     model = encoder(*MODELS[0])
-    columns = tokenised(model, [(tiny.TEXTS, "query : "), (tiny.TEXTS, "passage : the "), (tiny.TEXTS, None)])
+    columns = tokenized(model, [(tiny.TEXTS, "query : "), (tiny.TEXTS, "passage : the "), (tiny.TEXTS, None)])
     assert [column.get("prompt_length") for column in columns] == [3, 4, None]
     seen: list[dict[str, Any]] = []
     exit_columns(spied(model, seen), columns, LAYERS)
@@ -154,7 +154,7 @@ def test_only_columns_with_the_same_prompt_run_together() -> None:
 
 def test_prompt_lengths_may_come_as_one_number_a_row() -> None:
     model = encoder(*MODELS[0])
-    columns = tokenised(model, [(tiny.TEXTS[:3], "query : "), (tiny.TEXTS[:3], "query : ")])
+    columns = tokenized(model, [(tiny.TEXTS[:3], "query : "), (tiny.TEXTS[:3], "query : ")])
     expected = separately(model, columns)
     for column in columns:
         column["prompt_length"] = torch.full((3,), column["prompt_length"])
@@ -165,13 +165,13 @@ def test_prompt_lengths_may_come_as_one_number_a_row() -> None:
 
 def test_columns_may_have_different_numbers_of_rows() -> None:
     model = encoder(*MODELS[0])
-    columns = tokenised(model, [(tiny.TEXTS, None), (tiny.TEXTS[:2], None)])
+    columns = tokenized(model, [(tiny.TEXTS, None), (tiny.TEXTS[:2], None)])
     assert_same(model, columns, 3)
 
 
 def test_vectors_are_float32_whatever_the_model_computes_in() -> None:
     model = encoder(*MODELS[0])
-    columns = tokenised(model, [(tiny.TEXTS, None)])
+    columns = tokenized(model, [(tiny.TEXTS, None)])
     with torch.autocast("cpu", torch.bfloat16):
         found = exit_columns(model.exit_vectors, columns, LAYERS)
     assert {column.dtype for n in LAYERS for column in found[n]} == {torch.float32}

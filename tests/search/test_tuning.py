@@ -79,7 +79,7 @@ def test_a_recall_out_of_reach_is_said_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("place", ["faiss"], indirect=True)
-def test_judgements_give_ndcg(index: Index) -> None:
+def test_judgments_give_ndcg(index: Index) -> None:
     asked = {name: documents(ROWS)[i].text for i, name in enumerate(queries(30))}
     qrels = {name: {f"d{i}": 1} for i, name in enumerate(asked)}
     tuned = tune(index, asked, recall=0.9, qrels=qrels, save=False)

@@ -16,7 +16,7 @@ from tests.training import small
 
 PROSE = [
     f"{who} {does} {what} {when}."
-    for who in ("The minister", "A cat", "My neighbour", "The engine", "Nobody")
+    for who in ("The minister", "A cat", "My neighbor", "The engine", "Nobody")
     for does in ("sold", "watched", "broke", "forgot")
     for what in ("the old bridge", "a bowl of soup", "three letters", "the final game")
     for when in ("yesterday", "in the rain", "for money")

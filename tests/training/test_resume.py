@@ -120,7 +120,7 @@ def test_it_does_so_whatever_is_trained(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are forked")
 @pytest.mark.parametrize("choices", [{"teacher": "tuned"}, {"strategy": "2dmse"}])
-def test_workers_that_tokenise_ahead_change_nothing(
+def test_workers_that_tokenize_ahead_change_nothing(
     tmp_path: Path,
     model: str,
     choices: dict[str, Any],
@@ -133,7 +133,7 @@ def test_workers_that_tokenise_ahead_change_nothing(
     collate, here = GroupDroppingCollator.__call__, os.getpid()
 
     def elsewhere(self: GroupDroppingCollator, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        assert os.getpid() != here, "tokenised by the process that trains"
+        assert os.getpid() != here, "tokenized by the process that trains"
         return collate(self, rows)
 
     monkeypatch.setattr(GroupDroppingCollator, "__call__", elsewhere)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import expm
 
-from matryoshka2d.evaluation.agreement import neighbour_recall
+from matryoshka2d.evaluation.agreement import neighbor_recall
 from matryoshka2d.losses.objectives.distillation import batch_similarity_kl
-from matryoshka2d.training.rotation import Search, _loss, cayley, learn_rotation, neighbours
+from matryoshka2d.training.rotation import Search, _loss, cayley, learn_rotation, neighbors
 
 CHANCES = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
@@ -66,7 +66,7 @@ def test_prefixes_rank_more_as_the_full_size_does_at_every_depth() -> None:
     exits = {1: unit(full + 0.1 * chance.normal(size=full.shape)), 2: full}
     rotation = learn_rotation(exits, [4, 8])
     for n, vectors in exits.items():
-        before, after = (neighbour_recall(v, full, [4, 8]) for v in (vectors, vectors @ rotation))
+        before, after = (neighbor_recall(v, full, [4, 8]) for v in (vectors, vectors @ rotation))
         assert (after > before + 0.1).all(), (n, before, after)
 
 
@@ -109,11 +109,11 @@ def test_learning_touches_no_generator_but_its_own() -> None:
 
 @given(st.integers(2, 30), st.lists(st.integers(1, 40), min_size=1, max_size=3), CHANCES)
 @settings(max_examples=40, deadline=None)
-def test_neighbours_are_those_of_a_full_sort(
+def test_neighbors_are_those_of_a_full_sort(
     texts: int, ranks: list[int], chance: np.random.Generator
 ) -> None:
     vectors = unit(chance.normal(size=(texts, 5)))
-    found = neighbours(torch.from_numpy(vectors), ranks).numpy()
+    found = neighbors(torch.from_numpy(vectors), ranks).numpy()
     cosines = (vectors @ vectors.T).astype(np.float64)
     np.fill_diagonal(cosines, np.inf)
     order = np.argsort(-cosines, axis=1)
@@ -126,6 +126,6 @@ def test_neighbours_are_those_of_a_full_sort(
 
 def test_many_texts_are_compared_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = torch.from_numpy(unit(np.random.default_rng(6).normal(size=(23, 6))))
-    whole = neighbours(vectors, [1, 4])
+    whole = neighbors(vectors, [1, 4])
     monkeypatch.setattr("matryoshka2d.training.rotation._AT_ONCE", 5)
-    torch.testing.assert_close(neighbours(vectors, [1, 4]), whole)
+    torch.testing.assert_close(neighbors(vectors, [1, 4]), whole)

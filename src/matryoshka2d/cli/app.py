@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from matryoshka2d.cli.benchmark import benchmark
-from matryoshka2d.cli.encode import encode, quantise
+from matryoshka2d.cli.encode import encode, quantize
 from matryoshka2d.cli.evaluate import evaluate
 from matryoshka2d.cli.export import export, truncate
 from matryoshka2d.cli.index import index
@@ -44,7 +44,7 @@ app.command("train")(train_command)
 app.command("rotate")(rotate_command)
 app.command()(evaluate)
 app.command("plan")(plan_command)
-app.command()(truncate)
+app.command(hidden=True)(truncate)
 app.command()(export)
 app.command()(encode)
 app.command("serve")(serve_command)
@@ -52,5 +52,6 @@ app.command()(index)
 app.command()(search)
 app.command("tune")(tune_command)
 app.command("recut")(recut_command)
-app.command()(quantise)
+app.command()(quantize)
+app.command("quantise", hidden=True)(quantize)
 app.command()(benchmark)

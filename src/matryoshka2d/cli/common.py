@@ -24,7 +24,7 @@ Pooling = Annotated[
 Qrels = Annotated[
     str | None,
     typer.Option(
-        help="Judgements of --retrieval other than qrels.tsv and qrels/test.tsv: a file, or a split, as dev."
+        help="Judgments of --retrieval other than qrels.tsv and qrels/test.tsv: a file, or a split, as dev."
     ),
 ]
 ExcludeSelf = Annotated[

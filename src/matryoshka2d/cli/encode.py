@@ -48,7 +48,7 @@ def encode(
     ],
     size: SizeOption = None,
     column: Annotated[
-        str | None, typer.Option(help="The column that holds the texts, if it is not recognised.")
+        str | None, typer.Option(help="The column that holds the texts, if it is not recognized.")
     ] = None,
     prompt_name: Annotated[
         str | None, typer.Option(help="A prompt of the model to put before every text, as query.")
@@ -163,7 +163,7 @@ def _part(shard: str | None) -> tuple[int, int]:
 _SAMPLE = 1000
 
 
-def quantise(
+def quantize(
     vectors: Annotated[Path, typer.Argument(help="Vectors that encode wrote: .npy.")],
     output: Annotated[Path, typer.Argument(help="Codes: .npy. The ranges go beside it, as .ranges.npy.")],
     precision: Annotated[str, typer.Option(help="int8, uint8, binary or ubinary.")] = "int8",
@@ -181,7 +181,7 @@ def quantise(
 ) -> None:
     """Write vectors in a byte or a bit a dim, as sentence-transformers and Faiss read them.
 
-    Example: matryoshka2d quantise vectors.npy codes.npy --precision int8
+    Example: matryoshka2d quantize vectors.npy codes.npy --precision int8
     """
     import numpy as np
 

@@ -57,7 +57,7 @@ def index(
         bool, typer.Option("--exact-prefix", help="Compare every prefix instead of searching a graph.")
     ] = False,
     column: Annotated[
-        str | None, typer.Option(help="The column that holds the texts, if it is not recognised.")
+        str | None, typer.Option(help="The column that holds the texts, if it is not recognized.")
     ] = None,
     document_prompt: Annotated[
         str | None, typer.Option(help="Text before every document. Default: the model's own.")

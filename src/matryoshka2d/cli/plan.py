@@ -69,7 +69,7 @@ def plan_command(
     exclude_self: ExcludeSelf = None,
     split: Annotated[str, typer.Option(help="Which rows of STS files: test, dev or train.")] = "test",
     fidelity: Annotated[
-        str, typer.Option(help="What --texts measures: similarity, or recall of neighbours for search.")
+        str, typer.Option(help="What --texts measures: similarity, or recall of neighbors for search.")
     ] = "similarity",
     time_on: Annotated[
         Path | None, typer.Option(help="A file of texts to time. Default: those that quality is measured on.")

@@ -1,7 +1,7 @@
 """Training data, from a file to the batches of a step.
 
 `formats` knows the four forms of training data (scored pairs, positive pairs, triplets, texts) and
-recognises them by the names of their columns. `read_rows` reads a file of any kind, or a data set of the
+recognizes them by the names of their columns. `read_rows` reads a file of any kind, or a data set of the
 hub, checks every row, and returns a `datasets.Dataset` in canonical columns; `read_mixture` does so for
 several. `open_stream` and `open_mixture` do the same for data that does not fit in memory: rows are read
 and checked when they are needed. During training, `DistinctRowsBatchSampler` and `StreamBatchSampler` keep
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         TRIPLETS,
         Format,
         format_of,
-        recognise,
+        recognize,
         text_columns,
     )
     from matryoshka2d.data.rows import is_hub_name
@@ -42,7 +42,7 @@ _HOMES = {
     "batch_sampler": ("DistinctRowsBatchSampler", "GroupDroppingCollator"),
     "row_formats": (
         *("FORMATS", "GROUP", "NO_GROUP", "POSITIVE_PAIRS", "SCORE", "SCORED_PAIRS", "TEXTS", "TRIPLETS"),
-        *("Format", "format_of", "recognise", "text_columns"),
+        *("Format", "format_of", "recognize", "text_columns"),
     ),
     "mixture": ("Mixture", "open_mixture", "read_mixture"),
     "readers": ("read_rows",),
@@ -72,7 +72,7 @@ __all__ = [
     "open_stream",
     "read_mixture",
     "read_rows",
-    "recognise",
+    "recognize",
     "text_columns",
 ]
 

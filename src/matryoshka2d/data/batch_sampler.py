@@ -5,7 +5,7 @@ a paraphrase from the same group, would teach the model that equal things differ
 
 Two parts are handed to `SentenceTransformerTrainer`: `DistinctRowsBatchSampler`, which reads the texts and
 the ``group`` column of the data set, and `GroupDroppingCollator`, which takes ``group`` out of each batch
-before the model would tokenise it as one more text. The data set itself stays as `read_rows` returned it.
+before the model would tokenize it as one more text. The data set itself stays as `read_rows` returned it.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class DistinctRowsBatchSampler(DefaultBatchSampler):
 class GroupDroppingCollator(SentenceTransformerDataCollator):
     """The collator of sentence-transformers, blind to the column ``group``.
 
-    The trainer tokenises every column that is not a label. A group is neither: it is there for the sampler.
+    The trainer tokenizes every column that is not a label. A group is neither: it is there for the sampler.
     Parameters and result are those of `SentenceTransformerDataCollator`; a data set without groups
     gives the same batches with either.
 

@@ -40,7 +40,7 @@ def read_rows(
         with its mark. Rows with an empty text are left out with a note. A column ``title`` is put before the
         one called ``text``, as in a corpus of BEIR; name the text to have it alone.
     columns
-        Canonical name → name in the file; see `recognise`. Default: None, the usual names are looked
+        Canonical name → name in the file; see `recognize`. Default: None, the usual names are looked
         for. Give it when the columns have unusual names.
     limit
         Keep the first so many rows (of the split). Default: None, all. Give it to try something quickly.
@@ -65,7 +65,7 @@ def read_rows(
     Raises
     ------
     UserError
-        If the source cannot be read, its columns are not recognised, or a row is wrong; the message
+        If the source cannot be read, its columns are not recognized, or a row is wrong; the message
         names the file and the line.
 
     Examples

@@ -1,11 +1,11 @@
-"""The four forms of training data, and how the columns of a file are recognised as one of them.
+"""The four forms of training data, and how the columns of a file are recognized as one of them.
 
 Each form is one row of `FORMATS`; each column has one row of usual names in `USUAL_NAMES`. Teaching the
 package another name for a column is adding a word there.
 
->>> recognise(["query", "answer", "url"]).format.name
+>>> recognize(["query", "answer", "url"]).format.name
 'positive pairs'
->>> recognise(["premise", "hypothesis", "label"]).columns
+>>> recognize(["premise", "hypothesis", "label"]).columns
 (('sentence1', 'premise'), ('sentence2', 'hypothesis'), ('score', 'label'))
 """
 
@@ -98,7 +98,7 @@ class Layout:
     Parameters
     ----------
     format
-        The recognised format.
+        The recognized format.
     columns
         Pairs (canonical name, name in the file), in canonical order. One negative is called
         ``negative``; several are ``negative_1``, ``negative_2``, …: the trainer of
@@ -115,14 +115,14 @@ class Layout:
     title: str | None = None
 
 
-def recognise(
+def recognize(
     found: Sequence[str],
     named: Mapping[str, str] | None = None,
     *,
     source: str = "the data",
     formats: Sequence[Format] = FORMATS,
 ) -> Layout:
-    """Recognise a format by the names of the columns.
+    """Recognize a format by the names of the columns.
 
     Parameters
     ----------
@@ -141,13 +141,13 @@ def recognise(
     Raises
     ------
     UserError
-        If a named column is missing, or no format is recognised, or two columns fit one place.
+        If a named column is missing, or no format is recognized, or two columns fit one place.
 
     Examples
     --------
-    >>> recognise(["q", "p", "score"], {"anchor": "q", "positive": "p"}).format.name
+    >>> recognize(["q", "p", "score"], {"anchor": "q", "positive": "p"}).format.name
     'positive pairs'
-    >>> recognise(["anchor", "positive", "neg_1", "neg_2"]).columns[2:]
+    >>> recognize(["anchor", "positive", "neg_1", "neg_2"]).columns[2:]
     (('negative_1', 'neg_1'), ('negative_2', 'neg_2'))
     """
     named = dict(named or {})
@@ -168,7 +168,7 @@ def recognise(
             return Layout(known, columns, _find_group(free, named, source), title)
     naming = ", or name yours, as in columns anchor=QUESTION positive=ANSWER" if formats is FORMATS else ""
     raise UserError(
-        f"{source}: the columns are not recognised: found {_listed(found)}; "
+        f"{source}: the columns are not recognized: found {_listed(found)}; "
         f"expected {_expected(formats)}{naming}"
     )
 
@@ -179,7 +179,7 @@ def format_of(columns: Iterable[str]) -> Format:
     >>> format_of(["anchor", "positive", "negative_1", "negative_2", "group"]).name
     'triplets'
     """
-    return recognise(list(columns)).format
+    return recognize(list(columns)).format
 
 
 def text_columns(columns: Iterable[str], *, labels: Iterable[str] = (SCORE,)) -> list[str]:

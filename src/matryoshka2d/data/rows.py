@@ -327,8 +327,8 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path} is {kind}: expected a file ending in {', '.join(EXTENSIONS)}")
     if not path.parent.is_dir():
         raise UserError(f"there is no file {path}: its folder {path.parent} does not exist")
-    neighbours = [neighbour.name for neighbour in path.parent.iterdir()]
-    raise UserError(f"there is no file {path}.{did_you_mean(path.name, neighbours)}")
+    neighbors = [neighbor.name for neighbor in path.parent.iterdir()]
+    raise UserError(f"there is no file {path}.{did_you_mean(path.name, neighbors)}")
 
 
 # --- forms of lines -----------------------------------------------------------------------------------------

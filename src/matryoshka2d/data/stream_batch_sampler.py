@@ -1,7 +1,7 @@
 """Batches of streamed rows, drawn from a buffer: no two rows share a text or a group.
 
 The sampler draws the rows themselves where others draw their numbers. So whatever deals numbers out to
-processes, or skips the batches that a resumed run has seen, does so with rows, before anything is tokenised.
+processes, or skips the batches that a resumed run has seen, does so with rows, before anything is tokenized.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from matryoshka2d.data.checks import (
     checked_texts,
     guessed_range,
 )
-from matryoshka2d.data.row_formats import GROUP, SCORE, Layout, recognise
+from matryoshka2d.data.row_formats import GROUP, SCORE, Layout, recognize
 from matryoshka2d.data.rows import (
     EVERY_SPLIT,
     SPLIT_COLUMN,
@@ -164,7 +164,7 @@ def open_stream(
     Raises
     ------
     UserError
-        If a shard cannot be read or lacks a column, the columns are not recognised, or there are no rows.
+        If a shard cannot be read or lacks a column, the columns are not recognized, or there are no rows.
 
     Examples
     --------
@@ -181,7 +181,7 @@ def open_stream(
     check_score_range(score_range)
     source = os.fspath(source)
     shards, rows = open_shards(source, split, hub=True, whole=whole)
-    layout = recognise(shards[0].names, columns, source=shards[0].source)
+    layout = recognize(shards[0].names, columns, source=shards[0].source)
     for shard in shards[1:]:
         _check_columns(shard, layout, shards[0].source)
     # Of the hub, the split was chosen already.

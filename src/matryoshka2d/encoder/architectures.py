@@ -64,7 +64,7 @@ class Architecture:
     layers
         Dotted path, inside the transformers base model, of the ``ModuleList`` that holds the layers.
     final_norm
-        Dotted path of the norm that follows the last layer, or None where the layers normalise
+        Dotted path of the norm that follows the last layer, or None where the layers normalize
         themselves. It is applied at every exit, because a model cut there would apply it.
     per_layer_config
         Names of config entries that are lists with one element a layer; cut together with the layers.

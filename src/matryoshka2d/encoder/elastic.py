@@ -2,7 +2,7 @@
 
 The function at a size n x d is: first n layers → final norm, where the architecture has one → the
 model's own pooling and later modules → the head of that exit, if there is one → first d coordinates →
-L2-normalise. Everything else in the package is a use of this file.
+L2-normalize. Everything else in the package is a use of this file.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class ElasticEncoder(SentenceTransformer):
     def rotate(self, rotation: np.ndarray | Tensor) -> None:
         """Turn the space of every exit: no cosine at full width changes, but what a prefix holds does.
 
-        The rotation is kept as a stock Dense module before the normalisation, so that stock
+        The rotation is kept as a stock Dense module before the normalization, so that stock
         sentence-transformers applies it too, and the heads are turned with it. Vectors made before do not
         go with those made after. Further training leaves it as it is. A model in half precision becomes one
         in float32, because turned weights that are rounded to half move every cosine.
@@ -238,7 +238,7 @@ class ElasticEncoder(SentenceTransformer):
         return [*super().get_model_kwargs(), "size"]
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Tokenise; the size has no part in it."""
+        """Tokenize; the size has no part in it."""
         kwargs.pop("size", None)
         with whole_texts(inputs):
             features: dict[str, Any] = super().preprocess(inputs, prompt=prompt, **kwargs)
@@ -292,10 +292,10 @@ class ElasticEncoder(SentenceTransformer):
     # --- every exit in one pass ------------------------------------------------------------------
 
     def exit_vectors(self, features: dict[str, Any], layers: Sequence[int]) -> dict[int, Tensor]:
-        """Return the full-width vectors of several exits from one pass, before cut and normalisation.
+        """Return the full-width vectors of several exits from one pass, before cut and normalization.
 
         Differentiable: this is what training, the grid and distillation read. A Normalize module at the
-        end of the model is left out, because cutting comes before normalising.
+        end of the model is left out, because cutting comes before normalizing.
 
         Parameters
         ----------
@@ -423,7 +423,7 @@ class ElasticEncoder(SentenceTransformer):
         -------
         dict
             layer → float32 [len(texts), width], of unit length, in the order of the texts. Cut to d and
-            normalised again, a row equals ``encode(text, size=(layer, d))``.
+            normalized again, a row equals ``encode(text, size=(layer, d))``.
 
         Examples
         --------
@@ -468,7 +468,7 @@ class ElasticEncoder(SentenceTransformer):
         """Return a plain SentenceTransformer that computes one size and holds nothing else.
 
         It is independent of this encoder, and what it saves loads in stock sentence-transformers
-        without this package. The cut stands before the normalisation, as a bias-free Dense that holds
+        without this package. The cut stands before the normalization, as a bias-free Dense that holds
         the slice (and the rotation and the head of that exit, if there are any).
 
         Parameters
@@ -547,7 +547,7 @@ class ElasticEncoder(SentenceTransformer):
 
 
 def cut(vectors: Tensor, dims: int) -> Tensor:
-    """Return the first `dims` coordinates of each row, normalised after the cut.
+    """Return the first `dims` coordinates of each row, normalized after the cut.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Vectors in a byte or a bit a dim: calibrated after the cut and the normalisation, and what that costs.
+"""Vectors in a byte or a bit a dim: calibrated after the cut and the normalization, and what that costs.
 
 The codes are those of Faiss, byte for byte: ``uint8`` codes are those of ``IndexScalarQuantizer(QT_8bit)``
 with the same ranges, ``ubinary`` codes those of ``IndexBinaryFlat``; ``int8`` and ``binary`` are the same
@@ -58,7 +58,7 @@ class Quantizer:
 
     @classmethod
     def fit(cls, vectors: Vectors, precision: str) -> Quantizer:
-        """Read the ranges off vectors of the size that will be stored, cut and normalised.
+        """Read the ranges off vectors of the size that will be stored, cut and normalized.
 
         Parameters
         ----------

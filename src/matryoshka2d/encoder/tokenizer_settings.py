@@ -34,7 +34,7 @@ def settle_tokenizer(transformer: Transformer) -> None:
         tokenizer.pad_token = _stand_in(tokenizer, getattr(transformer.model.config, "pad_token_id", None))
     room = learned_positions(transformer.model)
     if room is not None:
-        # Positions are counted from the left: padding there would shift a text by its neighbour's length.
+        # Positions are counted from the left: padding there would shift a text by its neighbor's length.
         tokenizer.padding_side = "right"
         tokenizer.model_max_length = min(tokenizer.model_max_length, room)
 

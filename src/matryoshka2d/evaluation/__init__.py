@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matryoshka2d.evaluation.agreement import (
     agreement_grids,
-    neighbour_recall,
+    neighbor_recall,
     reference_cosine,
     similarity_agreement,
 )
@@ -62,7 +62,7 @@ __all__ = [
     "encode_sts",
     "evaluate",
     "ndcg",
-    "neighbour_recall",
+    "neighbor_recall",
     "pair_cosines",
     "read_beir",
     "read_retrieval",

@@ -94,7 +94,7 @@ def _draw_pairs(texts: int, pairs: int, seed: int) -> Indices:
     return np.stack([left, numbers - left * (left - 1) // 2], axis=1)
 
 
-def neighbour_recall(
+def neighbor_recall(
     vectors: Vectors,
     reference: Vectors,
     dims: Sequence[int],
@@ -102,7 +102,7 @@ def neighbour_recall(
     k: int = 10,
     similarity: Similarity = COSINE,
 ) -> Floats:
-    """Return the share of each text's k nearest neighbours under the reference that are still among its k.
+    """Return the share of each text's k nearest neighbors under the reference that are still among its k.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def neighbour_recall(
     dims
         Ascending widths.
     k
-        How many neighbours; the text itself is not one.
+        How many neighbors; the text itself is not one.
     similarity
         How vectors are compared.
 
@@ -130,14 +130,14 @@ def neighbour_recall(
     Examples
     --------
     >>> vectors = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
-    >>> neighbour_recall(vectors, vectors, [2], k=1).tolist()
+    >>> neighbor_recall(vectors, vectors, [2], k=1).tolist()
     [1.0]
     """
-    means: Floats = neighbour_recalls(vectors, reference, dims, k=k, similarity=similarity).mean(axis=0)
+    means: Floats = neighbor_recalls(vectors, reference, dims, k=k, similarity=similarity).mean(axis=0)
     return means
 
 
-def neighbour_recalls(
+def neighbor_recalls(
     vectors: Vectors,
     reference: Vectors,
     dims: Sequence[int],
@@ -148,23 +148,23 @@ def neighbour_recalls(
 ) -> Floats:
     """Return the recall of every text by itself, for statistics over texts: float64 [texts, len(dims)].
 
-    Parameters and errors are those of `neighbour_recall`; `precision` is how an index keeps the neighbours
+    Parameters and errors are those of `neighbor_recall`; `precision` is how an index keeps the neighbors
     that are searched, whose reference is float32.
     """
     _check_rows(vectors, reference, at_least=k + 1)
-    (expected,) = _neighbours(reference, reference, [reference.shape[1]], k, similarity)
+    (expected,) = _neighbors(reference, reference, [reference.shape[1]], k, similarity)
     if precision == "float32":
-        found = _neighbours(vectors, vectors, dims, k, similarity)
+        found = _neighbors(vectors, vectors, dims, k, similarity)
     else:
         keepers = [Keeper.fit(vectors, d, precision, unit=similarity.unit) for d in dims]
         found = [
-            _neighbours(keeper.asked(vectors), keeper.kept(vectors), [keeper.dims], k, similarity)[0]
+            _neighbors(keeper.asked(vectors), keeper.kept(vectors), [keeper.dims], k, similarity)[0]
             for keeper in keepers
         ]
     return np.stack([_overlap(near, expected) for near in found], axis=1)
 
 
-def _neighbours(
+def _neighbors(
     asked: Vectors, held: Vectors, dims: Sequence[int], k: int, similarity: Similarity
 ) -> list[Indices]:
     """Return, for every width, the k nearest other rows of each row: int64 [rows, k]."""
@@ -255,11 +255,11 @@ def agreement_grids(
     reference
         Float [texts, width]: usually the vectors of the original model at its full size.
     texts
-        The texts, without repeats: a copy would be its own nearest neighbour.
+        The texts, without repeats: a copy would be its own nearest neighbor.
     sizes
         As ``"1-6x8,16,32"``; by default those that the model shows.
     k
-        Neighbours that count for the recall.
+        Neighbors that count for the recall.
     pairs, seed
         As in `similarity_agreement`.
     cut
@@ -295,7 +295,7 @@ def agreement_grids(
         scores["similarity"] += similarity_agreement(
             turned, reference, dims, pairs=pairs, seed=seed, similarity=similarity
         ).tolist()
-        scores[recall] += neighbour_recall(turned, reference, dims, k=k, similarity=similarity).tolist()
+        scores[recall] += neighbor_recall(turned, reference, dims, k=k, similarity=similarity).tolist()
         if cut == "prefix" and turned.shape[1] == reference.shape[1]:
             scores["cosine"] += reference_cosine(turned, reference, dims).tolist()
     details = {"texts": len(texts), **similarity_details(encoder)}
@@ -340,12 +340,12 @@ def fidelity(
     measure
         ``"similarity"``: Spearman's correlation of the cosines of pairs of texts with those of the full
         size; each text stands in one pair, so that the pairs are independent. ``"recall"``: the share of
-        each text's k nearest neighbours under the full size that are still among its k; choose it when the
+        each text's k nearest neighbors under the full size that are still among its k; choose it when the
         vectors are for search.
     precision, resamples, seed, name, details
         As in `sts_quality`.
     k
-        Neighbours that count for the recall.
+        Neighbors that count for the recall.
     **encoding
         ``prompt_name``, ``prompt``, ``batch_size``, ``show_progress_bar``.
 
@@ -382,7 +382,7 @@ def fidelity(
         replicates = bootstrap_spearman(agreement, {"similarity": gold[:, 0]}, **options)
     else:
         asked: dict[str, Any] = {"k": k, "similarity": similarity, "precision": precision}
-        columns = [neighbour_recalls(exits[layer], reference, dims, **asked) for layer, dims in table.items()]
+        columns = [neighbor_recalls(exits[layer], reference, dims, **asked) for layer, dims in table.items()]
         perfect = np.ones((len(distinct), 1))
         replicates = bootstrap_means({"recall": np.concatenate([*columns, perfect], axis=1)}, **options)
     return quality_of(

@@ -23,7 +23,7 @@ _SAME = 1 - ROUNDING**2 / 2
 
 
 def pair_cosines(vectors: Vectors, pairs: Indices, dims: Sequence[int]) -> Floats:
-    """Return the cosine of each pair of rows at each width, cut first and normalised after.
+    """Return the cosine of each pair of rows at each width, cut first and normalized after.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ class Inversion:
     size
         The size that should have been at least as good.
     smaller
-        Its neighbour in the grid, one step shallower or one step narrower.
+        Its neighbor in the grid, one step shallower or one step narrower.
     loss
         By how many points the size is worse.
     """
@@ -197,7 +197,7 @@ class Grid:
         return replace(self, details={**self.details, "notes": [*self.details.get("notes", []), *own]})
 
     def _steps(self) -> Iterator[tuple[Size, Size]]:
-        """Yield every size with its shallower and its narrower neighbour in the grid."""
+        """Yield every size with its shallower and its narrower neighbor in the grid."""
         for size in self.sizes:
             shallower = [s for s in self.sizes if s.dims == size.dims and s.layers < size.layers]
             narrower = [s for s in self.sizes if s.layers == size.layers and s.dims < size.dims]

@@ -55,7 +55,7 @@ class RetrievalSet:
         if self.relevance and not asked:
             raise UserError(
                 f"set {self.name}: none of the {len(self.relevance)} judged queries is among the queries, as "
-                f"'{next(iter(self.relevance))}': expected judgements of the same set"
+                f"'{next(iter(self.relevance))}': expected judgments of the same set"
             )
         relevant = [d for query in asked for d, grade in self.relevance[query].items() if grade > 0]
         if not relevant:
@@ -63,7 +63,7 @@ class RetrievalSet:
         if not any(document in self.corpus for document in relevant):
             raise UserError(
                 f"set {self.name}: none of the {len(relevant)} relevant documents is in the corpus, as "
-                f"'{relevant[0]}': expected judgements of the same set"
+                f"'{relevant[0]}': expected judgments of the same set"
             )
 
     @property
@@ -102,7 +102,7 @@ def read_retrieval(
     path
         The folder or the file.
     qrels
-        Other judgements of a BEIR folder: see `read_beir`.
+        Other judgments of a BEIR folder: see `read_beir`.
     name
         The name of the set; that of the folder or file by default.
 
@@ -123,7 +123,7 @@ def read_beir(
     """Read a retrieval set in BEIR form.
 
     The folder holds ``corpus.jsonl`` (``_id``, ``text``, maybe ``title``, put before the text),
-    ``queries.jsonl`` (``_id``, ``text``) and the judgements, ``query-id corpus-id score``, tab-separated.
+    ``queries.jsonl`` (``_id``, ``text``) and the judgments, ``query-id corpus-id score``, tab-separated.
     Corpus and queries may be of any other form that `matryoshka2d.data.read_rows` takes, as
     ``corpus.parquet`` or a folder ``corpus``.
 
@@ -132,7 +132,7 @@ def read_beir(
     folder
         Where the files are.
     qrels
-        The judgements; ``qrels.tsv`` or ``qrels/test.tsv`` of the folder by default, or the only others that
+        The judgments; ``qrels.tsv`` or ``qrels/test.tsv`` of the folder by default, or the only others that
         it holds. To evaluate another split, name its file, or the split: ``dev`` is ``qrels/dev.tsv`` or
         ``qrels_dev.tsv`` of the folder.
     name
@@ -154,11 +154,9 @@ def read_beir(
     shown, file = name or root.resolve().name, _qrels_file(root, qrels)
     taken = file.relative_to(root).as_posix() if qrels is None else ""
     remarks = (
-        (f"set {shown}: there are no test judgements, {taken} is taken",)
-        if taken not in ("", *_QRELS)
-        else ()
+        (f"set {shown}: there are no test judgments, {taken} is taken",) if taken not in ("", *_QRELS) else ()
     )
-    return RetrievalSet(shown, corpus, queries, _judgements(file), remarks)
+    return RetrievalSet(shown, corpus, queries, _judgments(file), remarks)
 
 
 def _qrels_file(root: Path, qrels: str | os.PathLike[str] | None) -> Path:
@@ -174,21 +172,21 @@ def _qrels_file(root: Path, qrels: str | os.PathLike[str] | None) -> Path:
     if others:
         there = ", ".join(file.relative_to(root).as_posix() for file in others)
         raise UserError(
-            f"no test judgements: expected {' or '.join(map(str, candidates))}; name one of "
+            f"no test judgments: expected {' or '.join(map(str, candidates))}; name one of "
             f"those that are there with --qrels: {there}"
         )
-    raise UserError(f"no judgements: expected {' or '.join(map(str, candidates))}")
+    raise UserError(f"no judgments: expected {' or '.join(map(str, candidates))}")
 
 
 def _named_qrels(root: Path, qrels: str | os.PathLike[str]) -> Path:
-    """Return the file of judgements that a path, a path in the folder or the name of a split means."""
+    """Return the file of judgments that a path, a path in the folder or the name of a split means."""
     candidates = [Path(qrels), root / qrels, root / f"qrels/{qrels}.tsv", root / f"qrels_{qrels}.tsv"]
     for file in candidates:
         if file.is_file():
             return file
     there = ", ".join(file.relative_to(root).as_posix() for file in _other_qrels(root))
     raise UserError(
-        f"no judgements called '{qrels}': expected a file, or a split of {root}"
+        f"no judgments called '{qrels}': expected a file, or a split of {root}"
         + (f"; there are {there}" if there else "")
     )
 
@@ -235,7 +233,7 @@ def _placed_rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from ((table.place(i), row) for i, row in enumerate(table.rows))
 
 
-def _judgements(file: Path) -> dict[str, dict[str, int]]:
+def _judgments(file: Path) -> dict[str, dict[str, int]]:
     relevance: dict[str, dict[str, int]] = {}
     started = False
     for line, content in numbered_lines(file):

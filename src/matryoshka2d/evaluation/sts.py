@@ -12,7 +12,7 @@ import numpy as np
 
 from matryoshka2d.data.checks import checked_numbers, checked_texts
 from matryoshka2d.data.lines import without_compression
-from matryoshka2d.data.row_formats import SCORED_PAIRS, recognise
+from matryoshka2d.data.row_formats import SCORED_PAIRS, recognize
 from matryoshka2d.data.rows import (
     EVERY_SPLIT,
     EXTENSIONS,
@@ -176,7 +176,7 @@ def _has_split(tables: Sequence[Table], split: str | None) -> bool:
 
 def _to_set(file: Path, tables: Sequence[Table], split: str | None) -> StsSet:
     names = list(dict.fromkeys(name for table in tables for name in table.names))
-    columns = dict(recognise(names, source=str(file), formats=(SCORED_PAIRS,)).columns)
+    columns = dict(recognize(names, source=str(file), formats=(SCORED_PAIRS,)).columns)
     chosen = [(table, table.of_split(split)) for table in tables]
     left, right = (
         tuple(text for table, rows in chosen for text in _sentences(table, columns[side], rows))

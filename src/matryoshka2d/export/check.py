@@ -121,7 +121,7 @@ class Agreement:
 def compare(encoder: ElasticEncoder, size: Size, export: Loaded, texts: Sequence[str] = TEXTS) -> Agreement:
     """Embed texts, with every prompt of the model and without one, by both and compare.
 
-    Without a prompt, the export embeds them one by one too: a vector must not depend on its neighbours.
+    Without a prompt, the export embeds them one by one too: a vector must not depend on its neighbors.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """An elastic encoder at some sizes → one ONNX graph with an output a size.
 
 One trace covers every exit, so that the sizes share their weights by name. Everything after the tokenizer
-is inside: layers, final norm, pooling, later modules, head, cut, normalisation.
+is inside: layers, final norm, pooling, later modules, head, cut, normalization.
 """
 
 from __future__ import annotations

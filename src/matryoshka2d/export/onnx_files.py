@@ -20,7 +20,7 @@ WEIGHTS = "weights.bin"
 
 # Readers map the file into memory, which wants whole pages.
 _PAGE = 4096
-# Smaller constants (shapes, scales) stay in the graph, where optimisers look for them.
+# Smaller constants (shapes, scales) stay in the graph, where optimizers look for them.
 _SMALLEST_EXTERNAL = 1024
 
 

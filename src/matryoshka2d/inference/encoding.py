@@ -588,7 +588,7 @@ def encode_shards(
     rows_per_shard
         Texts a shard. Fewer lose less to a kill; more make fewer files.
     column
-        The column of texts, if it is not recognised.
+        The column of texts, if it is not recognized.
     part
         ``(i, n)``: write only the i-th of n parts, counted from 1: n processes anywhere write them all.
     run

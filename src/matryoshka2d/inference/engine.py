@@ -229,7 +229,7 @@ class Runner(Protocol):
     """Largest share of a batch that may be padding; None where texts of any lengths run without padding."""
 
     def run(self, tokens: Tokens, layers: int) -> Vectors:
-        """Return float32 [texts, width]: an exit after its head, neither cut nor normalised."""
+        """Return float32 [texts, width]: an exit after its head, neither cut nor normalized."""
 
     def memory(self) -> Mapping[int, int]:
         """Return layers → bytes of memory that serving this depth takes, for the depths ready to run."""

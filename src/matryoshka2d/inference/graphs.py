@@ -2,7 +2,7 @@
 
 They lie in the user's cache under a fingerprint of the model, so that the next opening finds them. The int8
 graphs lie beside them: weights a channel, activations on scales that are fixed by texts of the user's own,
-so that a text's vector does not depend on its neighbours.
+so that a text's vector does not depend on its neighbors.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def graph_files(
     if calibration:
         needs("onnx", "onnxruntime")
         with naming_the_cache(), staged_folder(folder, overwrite=True) as staged:
-            _split(_quantised(encoder, sizes, calibration), sizes, staged)
+            _split(_quantized(encoder, sizes, calibration), sizes, staged)
     elif not folder.is_dir():
         raise UserError(
             "int8 is calibrated on texts of yours, and this model was not yet: give some hundred, as "
@@ -102,7 +102,7 @@ def _split(whole: ModelProto, sizes: Sequence[Size], folder: Path) -> None:
     write_graphs({size: single_output(whole, str(size)) for size in sizes}, folder)
 
 
-def _quantised(encoder: ElasticEncoder, sizes: Sequence[Size], texts: Sequence[str]) -> ModelProto:
+def _quantized(encoder: ElasticEncoder, sizes: Sequence[Size], texts: Sequence[str]) -> ModelProto:
     """Return the graph of all exits with int8 matrix products; the exits share layers, and so scales."""
     import onnx
     from onnxruntime import quantization
@@ -150,7 +150,7 @@ def _narrowing(model: ModelProto) -> list[str]:
 
 
 class _Calibration:
-    """Batches of tokens, as the quantiser asks for them one by one."""
+    """Batches of tokens, as the quantizer asks for them one by one."""
 
     def __init__(self, encoder: ElasticEncoder, texts: Sequence[str]) -> None:
         from matryoshka2d.export.graph import example_inputs

@@ -308,7 +308,7 @@ void attention(
 }
 
 // row: float [hidden], overwritten; sum: its values, summed lane by lane.
-static inline void normalise(
+static inline void normalize(
     float *row, __m512 sum, bf16 *out, const float *weight, const float *bias, long hidden, float eps
 ) {
     __m512 squares = _mm512_setzero_ps();
@@ -340,7 +340,7 @@ void embed(
             sum = _mm512_add_ps(sum, x);
             _mm512_store_ps(row + j, x);
         }
-        normalise(row, sum, out, weight, bias, hidden, eps);
+        normalize(row, sum, out, weight, bias, hidden, eps);
     }
 }
 
@@ -356,7 +356,7 @@ void layer_norm(
             sum = _mm512_add_ps(sum, x);
             _mm512_store_ps(row + j, x);
         }
-        normalise(row, sum, out, weight, bias, hidden, eps);
+        normalize(row, sum, out, weight, bias, hidden, eps);
     }
 }
 

@@ -133,7 +133,7 @@ class Kernels:
         return out
 
     @staticmethod
-    def normalises(dtype: torch.dtype, hidden: int) -> bool:
+    def normalizes(dtype: torch.dtype, hidden: int) -> bool:
         """Whether rows of this width are worth the compiled LayerNorm."""
         return dtype == torch.bfloat16 and hidden % _LANES == 0 and hidden <= _WIDEST
 

@@ -106,7 +106,7 @@ class PackedLayers:
 
 
 class _Embeddings:
-    """Word, position and token type embeddings, summed and normalised."""
+    """Word, position and token type embeddings, summed and normalized."""
 
     def __init__(self, model: nn.Module, parts: PostNormParts, dtype: torch.dtype) -> None:
         self.word = _weight(model, parts.word)
@@ -126,7 +126,7 @@ class _Embeddings:
     def __call__(self, tokens: Tokens, groups: Groups, kernels: Kernels | None) -> Tensor:
         ids = torch.from_numpy(tokens.ids)
         positions = self._positions(tokens, ids, groups)
-        if kernels is not None and kernels.normalises(self.dtype, self.word.shape[1]):
+        if kernels is not None and kernels.normalizes(self.dtype, self.word.shape[1]):
             tables = (self.word, self.position)
             return kernels.embed(ids, positions, tables, self.norm.exact, self.norm.eps)
         return self.norm(self.word[ids] + self.position[positions], None).to(self.dtype)
@@ -204,7 +204,7 @@ class _Norm:
         self.eps = float(norm.eps)  # type: ignore[arg-type]
 
     def __call__(self, states: Tensor, kernels: Kernels | None) -> Tensor:
-        if kernels is not None and kernels.normalises(states.dtype, states.shape[1]):
+        if kernels is not None and kernels.normalizes(states.dtype, states.shape[1]):
             return kernels.layer_norm(states, self.exact, self.eps)
         return functional.layer_norm(states, self.weight.shape, self.weight, self.bias, self.eps)
 

@@ -71,7 +71,7 @@ def padded_batches(lengths: Integers, budget: int, waste: float) -> Iterator[sli
         start = stop
 
 
-# Texts tokenised at a time: few at first, so that computing starts at once; later enough of every length.
+# Texts tokenized at a time: few at first, so that computing starts at once; later enough of every length.
 _FIRST_CHUNK = 256
 _CHUNK = 8192
 
@@ -174,7 +174,7 @@ class BatchingEngine:
         return vectors
 
     def embed_tokens(self, tokens: Tokens, size: str | Size | None = None) -> Vectors:
-        """Return the vectors of texts that are tokenised already, float32 [texts, dims]."""
+        """Return the vectors of texts that are tokenized already, float32 [texts, dims]."""
         return self._run([(0, tokens)], len(tokens), self._wanted(size))
 
     def watch(self, note: Callable[[int, int], object]) -> None:
@@ -224,7 +224,7 @@ class BatchingEngine:
         -------
         list
             Which texts, and the job whose future receives float32 [texts, width], neither cut nor
-            normalised. A text without tokens is in none of them: its vector is zero.
+            normalized. A text without tokens is in none of them: its vector is zero.
         """
         batches = list(self._batches(tokens))
         shared = shared and len(batches) == 1

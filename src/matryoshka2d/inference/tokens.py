@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 Integers = NDArray[np.int64]
 
 _SLOW_BATCH = 64
-# A text is "far over the limit" when it is longer than a token could make it; then only a head is tokenised.
+# A text is "far over the limit" when it is longer than a token could make it; then only a head is tokenized.
 _CHARACTERS_PER_TOKEN = 8
 # Tokens that the head must have beyond the limit: how a text was cut shows in its last few tokens only.
 _MARGIN = 16
 _NO_LIMIT = 1_000_000
-# So few texts are tokenised one by one.
+# So few texts are tokenized one by one.
 _FEW = 8
 
 
@@ -108,7 +108,7 @@ def packed(rows: Sequence[Sequence[int]], prompt_length: int = 0) -> Tokens:
 class TextTokenizer:
     """The tokenizer of an encoder, giving `Tokens`. Safe to share between threads.
 
-    Text-only models with a fast tokenizer are tokenised by a copy of it that never pads; all others by
+    Text-only models with a fast tokenizer are tokenized by a copy of it that never pads; all others by
     the encoder's own `preprocess`. Both give the same ids.
 
     Parameters
@@ -136,13 +136,13 @@ class TextTokenizer:
     def __call__(
         self, texts: Sequence[str], prompt: str | None = None, prompt_name: str | None = None
     ) -> Tokens:
-        """Tokenise, with the prompt (or the model's default prompt) before every text."""
+        """Tokenize, with the prompt (or the model's default prompt) before every text."""
         return self.counted(texts, prompt, prompt_name)[0]
 
     def counted(
         self, texts: Sequence[str], prompt: str | None = None, prompt_name: str | None = None
     ) -> tuple[Tokens, list[int]]:
-        """Tokenise; return too which texts were longer than the limit, and so were cut.
+        """Tokenize; return too which texts were longer than the limit, and so were cut.
 
         Parameters
         ----------
@@ -192,7 +192,7 @@ class TextTokenizer:
             encodings = [self._fast.encode(head) for head in heads]
         else:
             encodings = self._fast.encode_batch_fast(heads)
-        # A head that gave too few tokens was cut too early: the whole text is tokenised instead.
+        # A head that gave too few tokens was cut too early: the whole text is tokenized instead.
         short = [
             i
             for i, (text, head) in enumerate(zip(texts, heads, strict=True))

@@ -46,7 +46,7 @@ def exit_columns(
     run
         `ElasticEncoder.exit_vectors`, or a wrapper of it.
     columns
-        The tokenised columns, each with tensors [batch, tokens].
+        The tokenized columns, each with tensors [batch, tokens].
     layers
         The exits to read.
     rows_per_group

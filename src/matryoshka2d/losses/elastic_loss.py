@@ -247,7 +247,7 @@ def loss_parts(
     exits: Mapping[int, Columns],
     objective: Objective,
     labels: Tensor | None,
-    normalised_output: bool,
+    normalized_output: bool,
     taught: Columns | None = None,
     *,
     together: bool = False,
@@ -259,10 +259,10 @@ def loss_parts(
     plan
         The terms and pulls of the step.
     exits
-        layer → one float tensor [batch, width] per column, neither cut nor normalised.
+        layer → one float tensor [batch, width] per column, neither cut nor normalized.
     objective, labels
         What is computed at every term.
-    normalised_output
+    normalized_output
         Whether the model itself returns unit vectors; pulls marked `as_output` then see those.
     taught
         The frozen teacher's vectors, float [batch, its width] per column; for pulls towards it.
@@ -284,7 +284,7 @@ def loss_parts(
         pull = pulls[0]
         students = stack.columns([(one.student[0], one.documents) for one in pulls])
         teacher = _teacher_of(pull, exits, taught)
-        if pull.as_output and normalised_output:
+        if pull.as_output and normalized_output:
             students, teacher = _unit(students), _unit(teacher)
         if pull.teacher is not None:
             teacher = _prefix(teacher, pull.teacher[1])

@@ -114,7 +114,7 @@ def plan(
     split
         Which rows of STS files.
     qrels
-        Other judgements of the retrieval folders: see `read_beir`.
+        Other judgments of the retrieval folders: see `read_beir`.
     exclude_self
         Whether a query never finds the document of its own id: see `retrieval_scores`.
     fidelity_by
@@ -210,7 +210,7 @@ def read_sources(
     from matryoshka2d.evaluation import read_retrieval, read_sts
 
     if qrels is not None and retrieval is None:
-        raise UserError("qrels are judgements of retrieval sets: expected --retrieval FOLDER beside them")
+        raise UserError("qrels are judgments of retrieval sets: expected --retrieval FOLDER beside them")
     if sum(source is not None for source in (sts, retrieval, texts)) > 1:
         raise UserError(
             "quality can come from one kind of data only: expected one of sts, retrieval and texts"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from matryoshka2d.evaluation.report.color_scale import COLOUR_MAP, two_decimals
+from matryoshka2d.evaluation.report.color_scale import COLOR_MAP, two_decimals
 from matryoshka2d.evaluation.report.figures import embedded, panels, png_bytes
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 16
 _PANEL_INCHES = (6.0, 4.2)
-# The lightest end of the colour map does not show as a point on white.
+# The lightest end of the color map does not show as a point on white.
 _DARK_PART = 0.88
 _CHOSEN = "#d1242f"
 _FORBIDDEN = "#b0b7be"
@@ -139,7 +139,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 def plan_figure(plan: Plan) -> Figure:
-    """Draw quality against latency, coloured by dims, and against bytes a vector, coloured by layers.
+    """Draw quality against latency, colored by dims, and against bytes a vector, colored by layers.
 
     The stairs are the front: the best quality that a cost buys. Filled points obey the budget, hollow ones
     do not; the chosen size carries its interval. What the budget forbids is shaded.
@@ -174,10 +174,10 @@ def _panel(
     drawn = [row for row in plan.rows if not math.isnan(row.kept)]
     keys = sorted({key(row) for row in drawn})
     for number, one in enumerate(keys):
-        colour = colormaps[COLOUR_MAP](_DARK_PART * number / max(1, len(keys) - 1))
+        color = colormaps[COLOR_MAP](_DARK_PART * number / max(1, len(keys) - 1))
         rows = [row for row in drawn if key(row) == one]
         axis.plot(
-            [x(row) for row in rows], [100 * row.kept for row in rows], color=colour, linewidth=0.8, alpha=0.5
+            [x(row) for row in rows], [100 * row.kept for row in rows], color=color, linewidth=0.8, alpha=0.5
         )
         for inside in (True, False):
             some = [row for row in rows if (row.size in obeying) == inside]
@@ -185,13 +185,13 @@ def _panel(
                 [x(row) for row in some],
                 [100 * row.kept for row in some],
                 s=26,
-                facecolors=colour if inside else "white",
-                edgecolors=colour,
+                facecolors=color if inside else "white",
+                edgecolors=color,
                 linewidths=1.0,
                 zorder=3,
             )
         label = legend if one > 1 else legend.removesuffix("s")
-        axis.plot([], [], "o", color=colour, markersize=5, label=f"{one} {label}")
+        axis.plot([], [], "o", color=color, markersize=5, label=f"{one} {label}")
     _draw_front(axis, drawn, x)
     _mark_chosen(plan, axis, x)
     axis.grid(color="#dddddd", linewidth=0.6)
@@ -226,7 +226,7 @@ def _mark_chosen(plan: Plan, axis: Axes, x: Callable[[Row], float]) -> None:
             capsize=3,
             zorder=4,
         )
-        # The nearest are often neighbours, whose names would lie on each other: the title has them all.
+        # The nearest are often neighbors, whose names would lie on each other: the title has them all.
         if number:
             continue
         axis.annotate(

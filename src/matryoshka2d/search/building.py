@@ -96,7 +96,7 @@ def index_documents(
     graph
         Whether the first stage searches a graph. Without, it compares every prefix: exact and slower.
     column
-        The column of texts, if it is not recognised.
+        The column of texts, if it is not recognized.
     document_prompt, query_prompt
         What is put before documents and queries. Default: the model's own prompts of those names.
     run

@@ -11,7 +11,7 @@ Qrels = Mapping[str, Mapping[str, int]]
 
 
 def read_queries(path: str | Path, limit: int | None = None) -> tuple[dict[str, str], Qrels | None]:
-    """Return id → text, and the judgements where there are some.
+    """Return id → text, and the judgments where there are some.
 
     Parameters
     ----------

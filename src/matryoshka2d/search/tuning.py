@@ -49,7 +49,7 @@ class Setting:
     search_milliseconds
         Of searching alone.
     ndcg
-        nDCG at k over all queries with judgements, None without.
+        nDCG at k over all queries with judgments, None without.
     on_front
         Whether no other way is both cheaper and surer.
     """
@@ -88,7 +88,7 @@ class Tuned:
     exact_milliseconds
         Of one query by exact search at full depth, median.
     exact_ndcg
-        nDCG at k of exact search, None without judgements.
+        nDCG at k of exact search, None without judgments.
     """
 
     target: float
@@ -278,7 +278,7 @@ def _embedding_ms(index: Index, texts: Sequence[str], layers: int) -> float:
 
 @dataclass(frozen=True)
 class _Judged:
-    """Judgements of the queries, in their order."""
+    """Judgments of the queries, in their order."""
 
     names: Sequence[str]
     qrels: Qrels

@@ -122,7 +122,7 @@ def add_adapters(encoder: ElasticEncoder, lora: Lora, *, seed: int = 0) -> None:
     inject_adapter_in_model(config, encoder.base)
     for module in _adapted(encoder.base).values():
         for name, parameter in module.named_parameters():
-            # In half precision the small steps of an optimiser would be rounded away.
+            # In half precision the small steps of an optimizer would be rounded away.
             if "lora_" in name:
                 parameter.data = parameter.data.float()
     if encoder.heads is not None:

@@ -107,7 +107,7 @@ def training_settings(
 
 
 def widen(encoder: ElasticEncoder, *, frozen: bool, precision: Precision) -> None:
-    """Put what is trained into float32: half precision would round the small steps of an optimiser away.
+    """Put what is trained into float32: half precision would round the small steps of an optimizer away.
 
     Weights that are frozen may stay as they came, if the run computes in half precision anyway.
     """

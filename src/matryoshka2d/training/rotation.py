@@ -20,7 +20,7 @@ from matryoshka2d.data import Mixture, read_mixture
 from matryoshka2d.encoder.default_model import resolve_model
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
-from matryoshka2d.evaluation.agreement import neighbour_recall
+from matryoshka2d.evaluation.agreement import neighbor_recall
 from matryoshka2d.losses.objectives.similarity import cosine_matrix, logits_kl, without_diagonal
 from matryoshka2d.options import given_options, stated
 from matryoshka2d.size import Size, parse_sizes
@@ -38,7 +38,7 @@ from matryoshka2d.training.texts import (
 from matryoshka2d.training.training_options import RotateOptions
 
 # Nearest texts by which a width is judged.
-_NEIGHBOURS = 10
+_NEIGHBORS = 10
 
 
 def rotate(options: RotateOptions | None = None, *, quiet: bool = False, **choices: Any) -> ElasticEncoder:
@@ -212,11 +212,11 @@ def rotate_for(
 
 def _recall(exits: Exits, dims: Sequence[int]) -> list[float]:
     """Return, for each width, the recall of the deepest exit's nearest texts, averaged over the exits."""
-    neighbours = min(_NEIGHBOURS, len(exits[max(exits)]) - 1) if exits else 0
-    if neighbours < 1:
+    neighbors = min(_NEIGHBORS, len(exits[max(exits)]) - 1) if exits else 0
+    if neighbors < 1:
         return []
     full = exits[max(exits)]
-    by_layer = [neighbour_recall(vectors, full, dims, k=neighbours) for vectors in exits.values()]
+    by_layer = [neighbor_recall(vectors, full, dims, k=neighbors) for vectors in exits.values()]
     return [float(value) for value in np.mean(by_layer, axis=0)]
 
 
@@ -245,7 +245,7 @@ class Search:
         Which of its nearest texts come with each text of a step: 1 is the nearest. Texts drawn alone have
         little to do with each other, and narrow prefixes then learn to tell subjects apart and no more.
     texts
-        Texts a step, their neighbours among them.
+        Texts a step, their neighbors among them.
     steps
         Steps of Adam, at most one for each text.
     rate
@@ -307,7 +307,7 @@ def learn_rotation(
         return np.eye(width, dtype=np.float32)
     vectors = {n: torch.as_tensor(exits[n], dtype=torch.float32) for n in layers}
     full = vectors[layers[-1]]
-    beside = neighbours(full, search.ranks)
+    beside = neighbors(full, search.ranks)
     seeds, steps = max(2, search.texts // beside.shape[1]), min(search.steps, count)
     chance = torch.Generator().manual_seed(seed)
     with torch.inference_mode(False), torch.enable_grad():
@@ -348,8 +348,8 @@ def cayley(matrix: Tensor) -> Tensor:
     return turned
 
 
-def neighbours(vectors: Tensor, ranks: Sequence[int]) -> Tensor:
-    """Return, for each text, its own row and those of its neighbours of some ranks.
+def neighbors(vectors: Tensor, ranks: Sequence[int]) -> Tensor:
+    """Return, for each text, its own row and those of its neighbors of some ranks.
 
     Parameters
     ----------
@@ -366,7 +366,7 @@ def neighbours(vectors: Tensor, ranks: Sequence[int]) -> Tensor:
     Examples
     --------
     >>> line = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
-    >>> neighbours(line, [1, 5]).tolist()
+    >>> neighbors(line, [1, 5]).tolist()
     [[0, 1, 2], [1, 0, 2], [2, 1, 0]]
     """
     farthest = len(vectors) - 1

@@ -84,9 +84,9 @@ class ElasticTrainer(WholeCheckpoints, SentenceTransformerTrainer):
             loader = cast(DataLoader[Any], super().get_train_dataloader())
             self._check_batches()
             if loader.num_workers:
-                # The tokeniser is part of the model, which under mixed precision cannot be pickled.
+                # The tokenizer is part of the model, which under mixed precision cannot be pickled.
                 loader.multiprocessing_context = "fork"
-                # Each of them tokenises in one thread; the library would warn of it.
+                # Each of them tokenizes in one thread; the library would warn of it.
                 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             return loader
         loader = DataLoader(

@@ -46,7 +46,7 @@ class TrainingOptions:
     )
     output: Text = choice("", "Folder that the trained model is written to.")
     columns: Pairs = choice(
-        {}, "Names of the columns, if they are not recognised, as anchor=question,positive=answer."
+        {}, "Names of the columns, if they are not recognized, as anchor=question,positive=answer."
     )
     limit: PositiveInt | None = choice(None, "Use only the first so many rows of every file.")
     score_range: str | None = choice(
@@ -61,7 +61,7 @@ class TrainingOptions:
     )
     shuffle_buffer: PositiveInt | None = choice(
         None,
-        "Rows of a stream among which a batch is drawn. Default: 10000. Raise it where neighbouring rows are "
+        "Rows of a stream among which a batch is drawn. Default: 10000. Raise it where neighboring rows are "
         "alike and memory allows.",
     )
     rows: Pairs = choice(
@@ -147,7 +147,7 @@ class TrainingOptions:
     )
     workers: NonNegativeInt = choice(
         0,
-        "Processes that tokenise the next batches while the device computes. Default: 0, in turn. Set 2 on "
+        "Processes that tokenize the next batches while the device computes. Default: 0, in turn. Set 2 on "
         "a GPU, which waits for its texts else; a CPU has no cores to spare.",
     )
     learning_rate: NotNegative | None = choice(
@@ -167,7 +167,7 @@ class TrainingOptions:
     lora: bool = choice(
         False,
         "Train low-rank adapters instead of all weights, and merge them at the end: for models whose "
-        "gradients and optimiser do not fit into memory.",
+        "gradients and optimizer do not fit into memory.",
     )
     lora_options: Pairs = choice({}, "Options of LoRA, as rank=16,alpha=32,dropout=0,targets=q_proj,v_proj.")
     gradient_checkpointing: bool = choice(
@@ -350,7 +350,7 @@ class TextOptions:
         "column is read. Repeat for several.",
     )
     output: Text = choice("", "Folder that the elastic model is written to.")
-    columns: Pairs = choice({}, "Names of the columns, if they are not recognised, as text=body.")
+    columns: Pairs = choice({}, "Names of the columns, if they are not recognized, as text=body.")
     limit: PositiveInt | None = choice(None, "Use only the first so many rows of every file.")
     texts: Annotated[int, Field(ge=2)] = choice(
         16384, "Texts that are drawn from the data. More than forty for each dim of the model gain little."

@@ -50,7 +50,7 @@ def test_a_heatmap_has_every_score_and_a_mark() -> None:
     assert [text for text in texts if "▾" in text] == ["44.0▾"]
 
 
-def test_titles_of_neighbours_do_not_overlap() -> None:
+def test_titles_of_neighbors_do_not_overlap() -> None:
     long = "a name of an ablation, as long as they get in plans"
     figure = heatmap({long: small_grid(), f"{long} too": small_grid()})
     figure.draw_without_rendering()
@@ -58,7 +58,7 @@ def test_titles_of_neighbours_do_not_overlap() -> None:
     assert left.x1 < right.x0
 
 
-def test_shared_colours() -> None:
+def test_shared_colors() -> None:
     figure = heatmap({"before": small_grid(), "after": small_grid(shift=20)})
     limits = {axis.collections[0].get_clim() for axis in figure.axes[:2]}
     assert limits == {(44.0, 83.0)}

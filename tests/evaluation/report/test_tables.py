@@ -12,16 +12,16 @@ from rich.console import Console
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation import Grid
 from matryoshka2d.evaluation.report import Scale, grid_table, markdown_table, sets_table
-from matryoshka2d.evaluation.report.color_scale import COLOUR_MAP
+from matryoshka2d.evaluation.report.color_scale import COLOR_MAP
 from matryoshka2d.size import Size, parse_sizes
 from tests.evaluation.report.grids import small_grid
 
 
-def printed(table: object, *, colour: bool = False) -> str:
+def printed(table: object, *, color: bool = False) -> str:
     output = io.StringIO()
-    Console(
-        file=output, width=120, force_terminal=colour, color_system="truecolor" if colour else None
-    ).print(table)
+    Console(file=output, width=120, force_terminal=color, color_system="truecolor" if color else None).print(
+        table
+    )
     return output.getvalue()
 
 
@@ -35,8 +35,8 @@ def test_the_terminal_table_shows_every_cell_and_marks_the_dip() -> None:
         assert f"{small_grid().mean(size):.2f}" in text
 
 
-def test_colours_follow_the_score() -> None:
-    text = printed(grid_table(small_grid()), colour=True)
+def test_colors_follow_the_score() -> None:
+    text = printed(grid_table(small_grid()), color=True)
     assert "48;2;253;231;37" in text
     assert "48;2;68;1;84" in text
 
@@ -67,19 +67,19 @@ def test_sets_as_columns() -> None:
     assert "2x8" in printed(sets_table(small_grid()))
 
 
-def test_the_colours_are_those_of_the_map() -> None:
+def test_the_colors_are_those_of_the_map() -> None:
     scale = Scale(0.0, 1.0)
     for step in range(101):
         share = step / 100
-        expected = [255 * part for part in colormaps[COLOUR_MAP](share)[:3]]
-        assert scale.colour(share) == pytest.approx(expected, abs=20)
-    assert scale.colour(-5.0) == scale.colour(0.0)
-    assert scale.colour(5.0) == scale.colour(1.0)
+        expected = [255 * part for part in colormaps[COLOR_MAP](share)[:3]]
+        assert scale.color(share) == pytest.approx(expected, abs=20)
+    assert scale.color(-5.0) == scale.color(0.0)
+    assert scale.color(5.0) == scale.color(1.0)
     assert scale.ink(0.0) == (255, 255, 255)
     assert scale.ink(1.0) == (0, 0, 0)
 
 
 def test_a_scale_of_one_value_or_none() -> None:
-    assert Scale(3.0, 3.0).colour(3.0) == (253, 231, 37)
+    assert Scale(3.0, 3.0).color(3.0) == (253, 231, 37)
     assert Scale.of([Grid((Size(1, 8),), {"a": (math.nan,)})]) == Scale(0.0, 0.0)
-    assert Scale(0.0, 1.0).colour(math.nan) == (160, 160, 160)
+    assert Scale(0.0, 1.0).color(math.nan) == (160, 160, 160)

@@ -46,7 +46,7 @@ class PretrainingOptions:
         "Sizes that learn to hold the sentence, as '1x32 2x64'. Default: up to six evenly spaced depths, the "
         "deepest at full width and each shallower one at the next smaller power of two.",
     )
-    columns: Pairs = choice({}, "Names of the columns, if they are not recognised, as text=body.")
+    columns: Pairs = choice({}, "Names of the columns, if they are not recognized, as text=body.")
     limit: PositiveInt | None = choice(None, "Use only the first so many rows of every file.")
     pooling: str | None = choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
     mask: Annotated[float, Field(ge=_LEAST_SHARE, le=0.99)] = choice(

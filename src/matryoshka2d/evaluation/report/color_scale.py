@@ -1,4 +1,4 @@
-"""What tables and pictures share: the colours of a score, the names of a metric, the marks of a cell."""
+"""What tables and pictures share: the colors of a score, the names of a metric, the marks of a cell."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from matryoshka2d.evaluation.grid import MEAN, Grid
 from matryoshka2d.size import Size
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-COLOUR_MAP = "viridis"
-"""Even in lightness, so it reads the same with any colour vision and in print."""
+COLOR_MAP = "viridis"
+"""Even in lightness, so it reads the same with any color vision and in print."""
 
 # Viridis at nine even steps, so that a terminal table need not import matplotlib.
-_STOPS: tuple[Colour, ...] = (
+_STOPS: tuple[Color, ...] = (
     (68, 1, 84),
     (71, 44, 122),
     (59, 81, 139),
@@ -26,13 +26,13 @@ _STOPS: tuple[Colour, ...] = (
     (170, 220, 50),
     (253, 231, 37),
 )
-_UNDEFINED: Colour = (160, 160, 160)
+_UNDEFINED: Color = (160, 160, 160)
 _METRICS = {"spearman": "Spearman", "pearson": "Pearson", "similarity": "similarity agreement"}
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Scores from low to high, as colours from dark to light.
+    """Scores from low to high, as colors from dark to light.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Scale:
 
     Examples
     --------
-    >>> Scale(0.0, 100.0).colour(100.0)
+    >>> Scale(0.0, 100.0).color(100.0)
     (253, 231, 37)
     """
 
@@ -54,7 +54,7 @@ class Scale:
         values = [v for grid in grids for v in grid.values(set_name).values() if not math.isnan(v)]
         return cls(min(values, default=0.0), max(values, default=0.0))
 
-    def colour(self, value: float) -> Colour:
+    def color(self, value: float) -> Color:
         """Return red, green and blue, 0 to 255; grey for an undefined score."""
         if math.isnan(value):
             return _UNDEFINED
@@ -67,26 +67,26 @@ class Scale:
         )
         return red, green, blue
 
-    def ink(self, value: float) -> Colour:
-        """Return black or white, whichever reads better on the colour of a score."""
+    def ink(self, value: float) -> Color:
+        """Return black or white, whichever reads better on the color of a score."""
         # Black and white have the same contrast (WCAG 2.2) on a relative luminance of about 0.18.
-        return (0, 0, 0) if _luminance(self.colour(value)) > 0.18 else (255, 255, 255)
+        return (0, 0, 0) if _luminance(self.color(value)) > 0.18 else (255, 255, 255)
 
 
-def _luminance(colour: Colour) -> float:
-    """Return the relative luminance of an sRGB colour, 0 to 1, as WCAG 2.2 defines it."""
-    shares = (part / 255 for part in colour)
+def _luminance(color: Color) -> float:
+    """Return the relative luminance of an sRGB color, 0 to 1, as WCAG 2.2 defines it."""
+    shares = (part / 255 for part in color)
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def hexadecimal(colour: Colour) -> str:
-    """Return a colour as HTML writes it.
+def hexadecimal(color: Color) -> str:
+    """Return a color as HTML writes it.
 
     >>> hexadecimal((68, 1, 84))
     '#440154'
     """
-    return "#" + "".join(f"{part:02x}" for part in colour)
+    return "#" + "".join(f"{part:02x}" for part in color)
 
 
 def metric_label(grid: Grid) -> str:
@@ -133,7 +133,7 @@ def full_title(grid: Grid, set_name: str = MEAN) -> str:
 
 
 def inverted(grid: Grid, tolerance: float, set_name: str = MEAN) -> frozenset[Size]:
-    """Return the sizes that are worse than a smaller neighbour by more than the tolerance."""
+    """Return the sizes that are worse than a smaller neighbor by more than the tolerance."""
     return frozenset(inversion.size for inversion in grid.inversions(tolerance, set_name))
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation.grid import MEAN, Grid
 from matryoshka2d.evaluation.report.color_scale import (
-    COLOUR_MAP,
+    COLOR_MAP,
     Scale,
     full_title,
     hexadecimal,
@@ -116,7 +116,7 @@ def png_bytes(figure: Figure, dpi: int = 160) -> bytes:
 def embedded(png: bytes) -> str:
     """Return a PNG as the address of a picture inside a page.
 
-    In the 256 colours nearest to its own: enough for a chart, and a page is a third as large.
+    In the 256 colors nearest to its own: enough for a chart, and a page is a third as large.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def heatmap(
     scale: Scale | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw one grid, or several side by side on one colour scale.
+    """Draw one grid, or several side by side on one color scale.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def heatmap(
     tolerance
         Steps down larger than this many points carry a mark: see `Grid.inversions`.
     scale
-        The ends of the colours; those of all cells shown by default. Name them to compare figures.
+        The ends of the colors; those of all cells shown by default. Name them to compare figures.
     title
         Above the whole figure; model, metric and sets by default.
 
@@ -174,7 +174,7 @@ def heatmap(
         If the grids cannot be compared, or lack the set.
     """
     table = named_grids(grids)
-    colours = scale or Scale.of(table.values(), set_name)
+    colors = scale or Scale.of(table.values(), set_name)
     layers = sorted({n for grid in table.values() for n in grid.layers})
     dims = sorted({d for grid in table.values() for d in grid.dims})
     width = max(4.4, len(dims) * _CELL_INCHES[0] + _MARGIN_INCHES[0])
@@ -190,12 +190,12 @@ def heatmap(
             inverted(grid, tolerance, set_name),
             layers=layers,
             dims=dims,
-            scale=colours,
+            scale=colors,
         )
         if len(table) > 1:
             mean = f"(mean of cells {grid.mean_over_sizes(set_name):.2f})"
             axis.set_title(_title(name, mean, int(width * _LETTERS_AN_INCH)), fontsize=11)
-    _finish(figure, axes, next(iter(table.values())), set_name, colours)
+    _finish(figure, axes, next(iter(table.values())), set_name, colors)
     any_marked = any(inverted(grid, tolerance, set_name) for grid in table.values())
     first = next(iter(table.values()))
     own = full_title if len(table) == 1 else shared_title
@@ -206,7 +206,7 @@ def heatmap(
 
 
 def _title(name: str, mean: str, letters: int) -> str:
-    """Return a title on one line, or on more where its neighbour would be in its way."""
+    """Return a title on one line, or on more where its neighbor would be in its way."""
     whole = f"{name} {mean}"
     return whole if len(whole) <= letters else f"{textwrap.fill(name, letters)}\n{mean}"
 
@@ -222,7 +222,7 @@ def _draw_heatmap(
 ) -> None:
     table = [[values.get(Size(n, d), math.nan) for d in dims] for n in layers]
     axis.pcolormesh(
-        table, cmap=COLOUR_MAP, vmin=scale.low, vmax=_high(scale), edgecolors="white", linewidth=0.6
+        table, cmap=COLOR_MAP, vmin=scale.low, vmax=_high(scale), edgecolors="white", linewidth=0.6
     )
     axis.set_facecolor("#eeeeee")
     for row, n in enumerate(layers):
@@ -253,14 +253,14 @@ def _finish(figure: Figure, axes: list[Axes], grid: Grid, set_name: str, scale: 
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    mappable = ScalarMappable(Normalize(scale.low, _high(scale)), COLOUR_MAP)
+    mappable = ScalarMappable(Normalize(scale.low, _high(scale)), COLOR_MAP)
     bar = figure.colorbar(mappable, ax=axes, pad=0.02, aspect=25)
     bar.set_label(f"{metric_label(grid)}, {sets_label(grid, set_name)}", fontsize=9)
     bar.outline.set_visible(False)
 
 
 _MARKERS = "osD^vP*Xhpd<>"
-# The lightest end of the colour map does not show as a line on white.
+# The lightest end of the color map does not show as a line on white.
 _DARK_PART = 0.85
 _PANEL_INCHES = (5.6, 3.9)
 
@@ -345,7 +345,7 @@ def _draw_curves(
             marker=_MARKERS[number % len(_MARKERS)],
             markersize=4.5,
             linewidth=1.5,
-            color=colormaps[COLOUR_MAP](share),
+            color=colormaps[COLOR_MAP](share),
             label=f"{key} {label if key > 1 else label.removesuffix('s')}",
         )
     axis.grid(color="#dddddd", linewidth=0.6)

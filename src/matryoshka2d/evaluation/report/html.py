@@ -172,7 +172,7 @@ def _section(
         change = against.get(size, math.nan) - values[size]
         return Cell(
             two_decimals(values[size]),
-            hexadecimal(scale.colour(values[size])),
+            hexadecimal(scale.color(values[size])),
             hexadecimal(scale.ink(values[size])),
             _MARK if size in marked else "",
             "" if math.isnan(change) else _signed(change),

@@ -1,4 +1,4 @@
-"""The grid as text: a coloured table for the terminal, a plain one for Markdown."""
+"""The grid as text: a colored table for the terminal, a plain one for Markdown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def grid_table(
     scale: Scale | None = None,
     title: str | None = None,
 ) -> Table:
-    """Return the grid for a terminal: layers as rows, dims as columns, colours by score.
+    """Return the grid for a terminal: layers as rows, dims as columns, colors by score.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def grid_table(
     tolerance
         Steps down larger than this many points are marked: see `Grid.inversions`.
     scale
-        The ends of the colours; those of this grid by default. Share one between tables that are compared.
+        The ends of the colors; those of this grid by default. Share one between tables that are compared.
     title
         Model, metric and sets by default.
 
@@ -54,7 +54,7 @@ def grid_table(
     from rich.table import Table
 
     values, marked = grid.values(set_name), inverted(grid, tolerance, set_name)
-    colours = scale or Scale.of([grid], set_name)
+    colors = scale or Scale.of([grid], set_name)
     table = Table(
         title=title or full_title(grid, set_name),
         caption=f"rows: layers run, columns: dims kept\n{legend(tolerance, _MARK)}" if marked else None,
@@ -68,7 +68,7 @@ def grid_table(
         table.add_column(str(dims), justify="right", no_wrap=True)
     for layers in grid.layers:
         sizes = [Size(layers, dims) for dims in grid.dims]
-        cells = [_cell(values[size], size in marked, colours) if size in values else "" for size in sizes]
+        cells = [_cell(values[size], size in marked, colors) if size in values else "" for size in sizes]
         table.add_row(str(layers), *cells)
     return table
 
@@ -76,7 +76,7 @@ def grid_table(
 def _cell(value: float, is_marked: bool, scale: Scale) -> Text:
     from rich.text import Text
 
-    ink, ground = hexadecimal(scale.ink(value)), hexadecimal(scale.colour(value))
+    ink, ground = hexadecimal(scale.ink(value)), hexadecimal(scale.color(value))
     return Text(f"{two_decimals(value)}{_MARK if is_marked else ' '}", style=f"{ink} on {ground}")
 
 

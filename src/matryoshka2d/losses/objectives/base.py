@@ -11,7 +11,7 @@ from torch import Tensor
 from matryoshka2d.errors import UserError
 
 Columns = Sequence[Tensor]
-"""The vectors of a batch: a float tensor [batch, dims] for every text column, cut but not normalised."""
+"""The vectors of a batch: a float tensor [batch, dims] for every text column, cut but not normalized."""
 
 
 class DataFormat(StrEnum):
@@ -44,8 +44,8 @@ class Objective(Protocol):
     """Vectors of a batch, and its labels, → a scalar loss; a pure function.
 
     `formats` says which forms of data it takes, and `check` raises a one-line `UserError` for any
-    other. `needs_teacher` says that the labels are a teacher's vectors. Every objective normalises for
-    itself, so it sees vectors that are cut and not normalised. One that also has ``stacks = True`` runs
+    other. `needs_teacher` says that the labels are a teacher's vectors. Every objective normalizes for
+    itself, so it sees vectors that are cut and not normalized. One that also has ``stacks = True`` runs
     under ``torch.vmap``, so that all exits may be computed at once: operations on tensors alone, nothing
     that draws or looks at values.
     """

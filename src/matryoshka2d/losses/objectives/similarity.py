@@ -1,6 +1,6 @@
 """Similarities of vectors, and the divergence between two sets of similarities.
 
-Every function takes vectors that are cut and not yet normalised, and normalises them itself.
+Every function takes vectors that are cut and not yet normalized, and normalizes them itself.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class CoordinateKL:
     """KL(softmax teacher ‖ softmax student) over the coordinates of each vector, averaged over texts.
 
     Both sides must have the same dims. On vectors of unit length the softmax is nearly flat and the
-    divergence nearly zero, so take vectors from before any normalisation, or a low temperature.
+    divergence nearly zero, so take vectors from before any normalization, or a low temperature.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class SimilarityKL:
     ----------
     temperature
         Divides the cosines before the softmax, default 0.05. Raise it to match the whole ranking,
-        lower it to match the nearest neighbours only.
+        lower it to match the nearest neighbors only.
     all_pairs
         Compare each text of any column with all other texts, default false: only anchors with the other
         columns. Three columns then give nine times the similarities to learn from, at little cost.

@@ -39,7 +39,7 @@ class AllSizes:
         learn from the data alone.
     temperature
         Temperature of the similarities, default 0.05. Raise it to match the whole ranking, lower it to match
-        the nearest neighbours only.
+        the nearest neighbors only.
     similarities
         ``all`` (the default): of each text of a batch to all others. ``anchors``: of anchors to the other
         columns, cheaper for very large batches.

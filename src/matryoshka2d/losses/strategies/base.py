@@ -59,7 +59,7 @@ class Pull:
     an alignment of similarities can compare with a narrower student. `detach` stops the gradient at the
     teacher. `as_output` hands both sides over as the model itself returns them (unit length for a model
     that ends in a Normalize module) instead of as they come out of the pooling and the later modules,
-    before any final normalisation. `documents` is as in `Term`.
+    before any final normalization. `documents` is as in `Term`.
     """
 
     student: tuple[int, int]
