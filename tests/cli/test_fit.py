@@ -42,7 +42,7 @@ def test_json_is_one_object_and_nothing_else(run: Run) -> None:
         ("--output out", "no texts to learn from: .*--data texts.txt"),
         ("--data texts.txt", "no output: .*--output"),
         ("--data texts.txt --output used", "used exists already: .*--overwrite"),
-        ("--data texts.txt --output out --texts 1", "texts is 1: expected at least 2"),
+        ("--data texts.txt --output out --texts 1", "'texts' is 1: expected a whole number of at least 2"),
         ("--data text.txt --output out", "no file text.txt. Did you mean 'texts.txt'"),
     ],
 )
