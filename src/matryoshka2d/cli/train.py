@@ -62,10 +62,10 @@ fit_command = command_of_choices(FitOptions, _fit)
 def _rotate(options: RotateOptions, json: bool, quiet: bool) -> None:
     """Make the narrow sizes of a finished model better in a minute or two: no labels, no training.
 
-    The space is turned so that the first dims say most. At full width no cosine changes, at any depth; but
+    The space is rotated so that the first dims carry most. At full width no cosine changes, at any depth; but
     vectors made before do not go with those made after.
 
-    Example: matryoshka2d rotate --model my-model --data texts.txt --output turned-model
+    Example: matryoshka2d rotate --model my-model --data texts.txt --output rotated-model
     """
     options.check_ready()
     quiet_libraries()

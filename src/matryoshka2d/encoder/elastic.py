@@ -171,17 +171,17 @@ class ElasticEncoder(SentenceTransformer):
 
     @property
     def rotated(self) -> bool:
-        """Whether the space was turned, by `rotate`."""
+        """Whether the model was rotated by `rotate`."""
         return _ROTATION in self._modules
 
     @torch.no_grad()
     def rotate(self, rotation: np.ndarray | Tensor) -> None:
-        """Turn the space of every exit: no cosine at full width changes, but what a prefix holds does.
+        """Rotate every exit: no cosine changes at full width, but prefixes change.
 
         The rotation is kept as a stock Dense module before the normalization, so that stock
-        sentence-transformers applies it too, and the heads are turned with it. Vectors made before do not
+        sentence-transformers applies it too, and the heads are rotated with it. Vectors made before do not
         go with those made after. Further training leaves it as it is. A model in half precision becomes one
-        in float32, because turned weights that are rounded to half move every cosine.
+        in float32, because rotated weights rounded to half would change every cosine.
 
         Parameters
         ----------

@@ -53,7 +53,7 @@ class ExitHeads(nn.Module):
 
     @torch.no_grad()
     def rotate(self, rotation: Tensor) -> None:
-        """Let every head do to vectors turned by a rotation what it did to them before, in the turned space.
+        """Rotate every head, so that it maps rotated vectors to the rotated space.
 
         Parameters
         ----------

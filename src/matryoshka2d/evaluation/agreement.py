@@ -1,6 +1,6 @@
 """How much a size still agrees with the original model, without any labels.
 
-The reference is a set of vectors of the same texts, usually those of the untouched model at its full size.
+The reference is a set of vectors of the same texts, usually those of the original model at full size.
 """
 
 from __future__ import annotations

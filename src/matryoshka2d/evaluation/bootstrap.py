@@ -351,7 +351,7 @@ def compare(
         Replicates of the same sets and sizes, made with the same `seed` and number of resamples.
     paired_seeds
         Whether row i of both belongs to the same seed. Set it to False where the seeds differ; a method with
-        another number of seeds, such as an untouched model, is never paired over seeds.
+        another number of seeds, such as the original model, is never paired over seeds.
     set_name
         One set, or the mean over sets.
     seed

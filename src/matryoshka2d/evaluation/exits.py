@@ -242,7 +242,7 @@ def turn(vectors: Vectors, cut: str, *, fit: Vectors | None = None, seed: int = 
         shuffles the coordinates, the same way for every exit.
     fit
         Float [texts, width] of the same exit, on which the PCA is fitted; `vectors` by default. No labels
-        are used. Give vectors of other texts when the PCA shall not have seen the texts it is measured on.
+        are used. Give vectors of other texts when the PCA must not see the texts it is measured on.
     seed
         Chooses the random coordinates. Average over a few seeds when a single draw decides something.
 

@@ -25,7 +25,7 @@ def open_exits(encoder: ElasticEncoder, precision: str = "auto") -> EngineExits:
     Parameters
     ----------
     encoder
-        The model, on the device where it shall run; it is not changed.
+        The model, on the device where it runs; it is not changed.
     precision
         ``"fp32"``, ``"bf16"``, ``"fp16"`` (GPU), or ``"auto"``: bf16 where the processor has units for it.
 

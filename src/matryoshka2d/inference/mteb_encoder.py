@@ -31,7 +31,7 @@ def mteb(
     size
         The size, as ``"3x128"``. Default: the model's size, usually the full one.
     name
-        What mteb shall call the model, as ``owner/name``. Default: the name on the hub, or
+        Name of the model in mteb, as ``owner/name``. Default: the name on the hub, or
         ``local/FOLDER``. Set it before you hand results in.
     device
         Where the model runs. Default: the best there is; an encoder stays where it is.

@@ -27,7 +27,7 @@ Grouping = Callable[[Tensor], Sequence[Tensor]]
 
 # Fewer texts together pad less, more fill the processor better: on two cores 64 did no better than 48.
 _ROWS_ON_CPU = 48
-# A GPU waits for a group's kernels longer than for what they pad; but no long text shall stretch all others.
+# A GPU waits for a group's kernels longer than for what they pad; but one long text must not pad all others.
 _STRETCH, _FREE_TOKENS = 3, 16
 
 

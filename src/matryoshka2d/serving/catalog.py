@@ -186,7 +186,7 @@ def _agreed(field: str, model: str, named: int | None, given: int | None) -> int
 
 
 def load_catalog(models: Sequence[str], options: ServeOptions) -> Catalog:
-    """Load every model that shall be served, and time its depths.
+    """Load every model to serve, and time its depths.
 
     Parameters
     ----------

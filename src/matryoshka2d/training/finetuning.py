@@ -179,7 +179,7 @@ def _say_what_starts(mixture: Mixture[Any], run: TrainingRun) -> None:
 
 
 def _rotates(encoder: ElasticEncoder, run: TrainingRun, objectives: Iterable[Objective]) -> bool:
-    """Return whether the space is turned at the end.
+    """Return whether the model is rotated at the end.
 
     Unless told to, a model that was to keep the space of the one that it learnt from is left in it, and so is
     one without a size that a rotation serves.

@@ -154,7 +154,7 @@ def rotate_by(encoder: ElasticEncoder, mixture: Mixture[Any], sizes: Sequence[Si
     mixture
         The data.
     sizes
-        The sizes that the rotation shall serve.
+        The sizes that the rotation is optimized for.
     seed
         Which texts are drawn.
 
@@ -187,7 +187,7 @@ def rotate_for(
     texts
         What the rotation is learnt from.
     sizes
-        The sizes that it shall serve.
+        The sizes that it is optimized for.
     held_out
         Texts to judge it by; none by default.
     seed
@@ -277,7 +277,7 @@ def learn_rotation(
         Layer → vectors of unit length [texts, width]. The deepest is the full size, which the others are held
         to. No labels; a few thousand texts.
     dims
-        The prefixes that it shall serve; the full width is the same under every rotation.
+        The prefixes that it is optimized for; the full width is the same under every rotation.
     search
         How long and how fast it is looked for; the default suits a few hundred dims.
     seed
@@ -286,7 +286,7 @@ def learn_rotation(
     Returns
     -------
     numpy.ndarray
-        Float32 [width, width]; ``vectors @ rotation`` are the turned vectors. The identity where there is
+        Float32 [width, width]; ``vectors @ rotation`` are the rotated vectors. The identity where there is
         nothing to choose: fewer than `FEWEST_TEXTS` texts, or no prefix narrower than the full width.
 
     Examples

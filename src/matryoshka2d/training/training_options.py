@@ -100,7 +100,7 @@ class TrainingOptions:
     rotate: bool | None = choice(
         None,
         "Turn the space at the end, so that the first dims say most; no cosine at full width changes. "
-        "Default: yes for all-sizes with labels; no without them, where vectors shall go with those of the "
+        "Default: yes for all-sizes with labels; no without them, where vectors must match those of the "
         "model as it was, and for the published methods.",
     )
     pooling: str | None = choice(None, "mean, cls or last: only for a plain transformers checkpoint.")
@@ -403,7 +403,7 @@ class RotateOptions(TextOptions):
 
     sizes: str | None = choice(
         None,
-        "Sizes that it shall serve, as 1-6x32,128. Default: all of the model. Name those that you use where "
+        "Sizes to optimize for, as 1-6x32,128. Default: all of the model. Name those that you use where "
         "you know them.",
     )
 
@@ -429,7 +429,7 @@ class Preset:
     dropout
         Dropout while training; None leaves what the model has.
     rotate
-        Whether the space is turned at the end, so that prefixes say more; see
+        Whether the model is rotated at the end, which makes prefixes better; see
         `matryoshka2d.training.rotation`.
     teacher
         Who teaches beside the labels, where the strategy learns from a teacher; None for nobody.

@@ -1,4 +1,4 @@
-"""What a killed run left beside its output, which nobody shall lose by calling the same run again."""
+"""What a killed run left beside its output, which calling the same run again must not destroy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def check_nothing_unfinished(run_folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise a `UserError` if a run left work behind, and the user did not say what shall become of it."""
+    """Raise a `UserError` if a run left work behind, and the user did not say what to do with it."""
     left = None if resume or overwrite else work_left(run_folder)
     if left is not None:
         raise UserError(
