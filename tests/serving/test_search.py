@@ -104,7 +104,7 @@ def test_several_queries_are_answered_in_their_order(served: Served, index: Serv
         ({"where": "a=b"}, 'where is "a=b"', "where"),
         ({"where": {"a": None}}, "where is null", "where"),
         ({"where": {"a": []}}, "where is []", "where"),
-        ({"where": {'a"b': 1}}, "expected no quotes in a name", "where"),
+        ({"where": {'a"b': 1}}, "no field's name has quotes", "where"),
         ({"query": "cat " * 100, "truncate": False}, "query[0] is longer than", "query"),
     ],
 )
@@ -193,9 +193,9 @@ def test_searches_that_hang_hold_up_nothing_else(
     go_on = threading.Event()
     whole = index.index.store.search
     monkeypatch.setattr(index.index.store, "search", lambda *a: go_on.wait(30) and whole(*a))
-    server = running(index, deadline=1.0)
+    server = running(index, deadline=3.0)
     with httpx.Client(base_url=server.url, timeout=30) as client, ThreadPoolExecutor(12) as callers:
-        waiting = [callers.submit(search, httpx.Client(base_url=server.url, timeout=30)) for _ in range(12)]
+        waiting = [callers.submit(search, client) for _ in range(12)]
         until(lambda: server.state.active == 5)
         for _ in range(20):
             begun = time.perf_counter()
@@ -206,7 +206,7 @@ def test_searches_that_hang_hold_up_nothing_else(
         found = sorted((one.status_code, error_of(one)["code"]) for one in answers)
         assert found == [(429, "overloaded")] * 7 + [(503, "deadline_exceeded")] * 5
         assert all("retry-after" in one.headers for one in answers)
-        # Those that hang still have their places: what comes now waits for them, and for no more than its time.
+        # Those that hang still have their places: what comes now waits for its time.
         assert search(client).status_code == 503
         go_on.set()
         until(lambda: search(client).status_code == 200)
