@@ -176,11 +176,11 @@ def test_an_index_is_searched_at_two_sizes(
     page.focus("#layers")
     for _ in range(3):
         page.keyboard.press("ArrowLeft")
-    expect(page.locator("#own-title")).to_have_text("1 layers, first 32 dims")
+    expect(page.locator("#own-title")).to_have_text("1 layer, first 32 dims")
     page.select_option("#oversample", "1")
     page.focus("#dims")
     page.keyboard.press("Home")
-    expect(page.locator("#own-title")).to_have_text("1 layers, first 8 dims")
+    expect(page.locator("#own-title")).to_have_text("1 layer, first 8 dims")
     assert page.inner_text("#exact") == exact
     assert page.inner_text("#own") != full
     expect(page.locator("#own-ms")).to_have_text(re.compile(r"ms: .*prefix [\d.]+"))
