@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import signal
@@ -20,9 +21,12 @@ from starlette.testclient import TestClient
 
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.inference.tokens import Tokens
+from matryoshka2d.search import index_documents
+from matryoshka2d.search.stores import open_store
 from matryoshka2d.serving.app import State, build_app
 from matryoshka2d.serving.catalog import Catalog, load_catalog
 from matryoshka2d.serving.options import ServeOptions
+from matryoshka2d.serving.searching import ServedIndex, match_index
 from matryoshka2d.serving.server import Server
 from tests import tiny
 
@@ -51,8 +55,8 @@ def served(catalog: Catalog) -> Iterator[Served]:
     """Return what serves the tiny model, in this process, with the options that are given."""
     opened: list[TestClient] = []
 
-    def serve(**options: object) -> TestClient:
-        app = build_app(State(catalog, ServeOptions(**options)))  # type: ignore[arg-type]
+    def serve(index: ServedIndex | None = None, **options: object) -> TestClient:
+        app = build_app(State(catalog, ServeOptions(**options), index))  # type: ignore[arg-type]
         client = TestClient(app, raise_server_exceptions=False)
         opened.append(client.__enter__())
         return client
@@ -60,6 +64,29 @@ def served(catalog: Catalog) -> Iterator[Served]:
     yield serve
     for client in opened:
         client.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> str:
+    """Return the address of an index of eighty documents of the tiny model."""
+    folder = tmp_path_factory.mktemp("documents")
+    rng = random.Random(1)
+    rows = [
+        {"id": f"d{i}", "text": " ".join(rng.choices(tiny.WORDS.split(), k=7)), "even": i % 2 == 0, "year": i}
+        for i in range(80)
+    ]
+    (folder / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    uri = f"faiss:{folder / 'index'}"
+    index_documents(catalog.served["tiny"].engine, folder / "docs.jsonl", uri, prefix=16)
+    return uri
+
+
+@pytest.fixture
+def index(documents: str, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> ServedIndex:
+    """Return the index of those documents, opened for a server that will close it."""
+    # The depths of a random model lie apart: here they count as one space all the same.
+    monkeypatch.setattr("matryoshka2d.search.fingerprint._ONE_SPACE", -9.0)
+    return match_index(open_store(documents), documents, catalog)
 
 
 @pytest.fixture
@@ -92,12 +119,12 @@ def process(
 class Running:
     """A server in a thread of this process, on a port of its own."""
 
-    def __init__(self, catalog: Catalog, options: ServeOptions) -> None:
+    def __init__(self, catalog: Catalog, options: ServeOptions, index: ServedIndex | None = None) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         started = threading.Event()
-        self.server = Server(catalog, options, started.set)
+        self.server = Server(catalog, options, started.set, index)
         self.state = self.server._state
         self.thread = threading.Thread(target=self.server.run, args=([self._listener],), daemon=True)
         self.thread.start()
@@ -125,8 +152,8 @@ def running(catalog: Catalog) -> Iterator[Callable[..., Running]]:
     """Return what starts a server in this process, with the options that are given."""
     started: list[Running] = []
 
-    def start(**options: object) -> Running:
-        started.append(Running(catalog, ServeOptions(**options)))  # type: ignore[arg-type]
+    def start(index: ServedIndex | None = None, **options: object) -> Running:
+        started.append(Running(catalog, ServeOptions(**options), index))  # type: ignore[arg-type]
         return started[-1]
 
     yield start

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import schemathesis
 
+from matryoshka2d.serving.searching import ServedIndex
 from tests.serving.conftest import Running
 
 
@@ -23,8 +24,11 @@ def test_the_document_is_one(running: Callable[..., Running], options: dict[str,
     assert ("security" in document["paths"]["/v1/models"]["get"]) == ("keys" in options)
 
 
-def test_a_thousand_requests_find_no_difference(running: Callable[..., Running]) -> None:
-    server = running(keys=("right",))
+@pytest.mark.parametrize("searched", [False, True])
+def test_a_thousand_requests_find_no_difference(
+    running: Callable[..., Running], index: ServedIndex, searched: bool
+) -> None:
+    server = running(index if searched else None, keys=("right",))
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
     command += ["--checks", "all", "--phases", "coverage,fuzzing", "--max-examples", "500", "--no-color"]
     command += ["--generation-deterministic", "-H", "Authorization: Bearer right"]

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
+from matryoshka2d.serving.searching import ServedIndex
 from tests.serving.conftest import Running, Served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -149,9 +150,44 @@ class TestInABrowser:
         tab.fill("#query", "a blue tree")
         tab.locator("#said").wait_for(state="hidden")
 
+    def test_without_an_index_there_is_no_search(self, tab: Page) -> None:
+        expect(tab.locator("#index")).to_be_hidden()
+
     def test_it_fits_a_phone(self, tab: Page) -> None:
         tab.set_viewport_size({"width": 360, "height": 740})
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@browser_needed
+def test_an_index_is_searched_at_two_sizes(
+    running: Callable[..., Running], index: ServedIndex, browser: BrowserContext
+) -> None:
+    page = browser.new_page()
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.set_default_timeout(20_000)
+    page.goto(f"{running(index).url}/")
+    page.fill("#search", "a red cat")
+    expect(page.locator("#exact li")).to_have_count(10)
+    expect(page.locator("#own li")).to_have_count(10)
+    expect(page.locator("#recall")).to_have_text(re.compile(r"^Recall \d+ of 10"))
+    exact, full = page.inner_text("#exact"), page.inner_text("#own")
+    page.focus("#layers")
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    expect(page.locator("#own-title")).to_have_text("1 layer, first 32 dims")
+    page.select_option("#oversample", "1")
+    page.focus("#dims")
+    page.keyboard.press("Home")
+    expect(page.locator("#own-title")).to_have_text("1 layer, first 8 dims")
+    assert page.inner_text("#exact") == exact
+    assert page.inner_text("#own") != full
+    expect(page.locator("#own-ms")).to_have_text(re.compile(r"ms: .*prefix [\d.]+"))
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.close()
+    assert troubles == []
 
 
 def test_the_page_may_run_nothing_but_its_own(served: Served) -> None:

@@ -19,6 +19,14 @@ def serve_command(
         list[str],
         typer.Argument(metavar="MODEL...", help="Models: folders, hub names, 'default'; or name=MODEL."),
     ],
+    index: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="An index to search at /v1/search, of a model that is served: faiss:FOLDER, "
+            "postgresql://…?table=NAME, qdrant:FOLDER or qdrant:URL.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 is every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8000,
     sizes: Annotated[
@@ -58,6 +66,8 @@ def serve_command(
 ) -> None:
     """Serve every size of a model over OpenAI's embeddings API, and a page to try it.
 
+    With --index, documents are searched at any size too.
+
     Example: matryoshka2d serve my-model --port 8000
     """
     from matryoshka2d.errors import needs
@@ -67,6 +77,7 @@ def serve_command(
     from matryoshka2d.serving import ServeOptions, serve
 
     options = ServeOptions(
+        index=index,
         host=host,
         port=port,
         sizes=sizes,

@@ -16,10 +16,17 @@ def wanted_values(where: Mapping[str, Any]) -> dict[str, list[str]]:
     >>> wanted_values({"lang": "en", "year": [2020, 2021], "open": True})
     {'lang': ['en'], 'year': ['2020', '2021'], 'open': ['true']}
     """
-    return {
+    wanted = {
         name: [_text(name, one) for one in (value if isinstance(value, (list, tuple, set)) else [value])]
         for name, value in where.items()
     }
+    for name, texts in wanted.items():
+        # SQLite's paths cannot name such a field, PostgreSQL knows no such text.
+        if '"' in name or "\0" in "".join([name, *texts]):
+            raise UserError(
+                f"a filter on {name!r} cannot be: no field's name has quotes, no text a zero byte"
+            )
+    return wanted
 
 
 def field_texts(fields: Mapping[str, Any]) -> dict[str, str]:

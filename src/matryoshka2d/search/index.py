@@ -167,12 +167,12 @@ class Index:
         UserError
             If the model is not that of the index, or an argument does not fit it.
         """
-        layers = self._layers(query_size)
+        layers = self.query_layers(query_size)
         _check_count("k", k)
         funnel = self.funnel(k, oversample=oversample, effort=effort, prefix=prefix, where=where)
         if not isinstance(queries, np.ndarray):
             # Loading the model is no part of the search.
-            self.engine_for(layers)
+            self.check_queries(layers)
         start = time.perf_counter()
         vectors = self._vectors(queries, layers)
         embedded = 1e3 * (time.perf_counter() - start)
@@ -207,6 +207,11 @@ class Index:
         _check_count("oversample", oversample)
         if not 1 <= prefix <= self.meta.size.dims:
             raise UserError(f"prefix {prefix} does not fit this index: use 1 to {self.meta.size.dims} dims")
+        if prefix != self.meta.prefix and not self.store.any_prefix:
+            raise UserError(
+                f"{self.store.scheme} indexes keep the prefix as a vector of {self.meta.prefix} dims: recut "
+                f"the index to search with {prefix}"
+            )
         candidates = k * oversample
         return Funnel(k, candidates, max(effort, candidates), prefix, where)
 
@@ -238,11 +243,10 @@ class Index:
             unit: Vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
             return unit
         texts = [queries] if isinstance(queries, str) else list(queries)
-        if layers < self.meta.size.layers:
-            check_one_space(self.meta, layers)
         return self.embed(texts, layers)
 
-    def _layers(self, query_size: str | Size | None) -> int:
+    def query_layers(self, query_size: str | Size | None = None) -> int:
+        """Return how many layers embed queries of a size, or raise a `UserError` if it does not fit."""
         size = self.meta.size
         if query_size is None:
             return self.meta.choice.query_layers or size.layers
@@ -258,6 +262,12 @@ class Index:
                 "layers"
             )
         return wanted.layers
+
+    def check_queries(self, layers: int) -> None:
+        """Raise a `UserError` unless queries of so many layers may meet the documents."""
+        self.engine_for(layers)
+        if layers < self.meta.size.layers:
+            check_one_space(self.meta, layers)
 
     def engine_for(self, layers: int) -> Engine:
         """Return the engine, once it was seen to be that of the index at so many layers."""

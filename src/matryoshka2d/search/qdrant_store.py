@@ -42,6 +42,7 @@ class QdrantStore(Store):
     """An index in a collection; see `Store` for the methods."""
 
     scheme: ClassVar[str] = "qdrant"
+    any_prefix: ClassVar[bool] = False
 
     def __init__(self, points: Points, meta: Meta) -> None:
         self.points, self.meta = points, meta
@@ -148,11 +149,6 @@ class QdrantStore(Store):
         return _ids(found), _scores(found)
 
     def _first(self, query: Vectors, funnel: Funnel) -> Ask:
-        if funnel.prefix != self.meta.prefix:
-            raise UserError(
-                f"Qdrant keeps the prefix as a vector of {self.meta.prefix} dims: recut the index to search "
-                f"with {funnel.prefix}"
-            )
         head = cut(query[None], funnel.prefix)[0].tolist()
         return Ask(
             head, HEAD, funnel.candidates, exact=not self.meta.graph, effort=funnel.effort, where=funnel.where

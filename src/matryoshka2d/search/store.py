@@ -61,8 +61,7 @@ class Funnel:
     effort
         How far a graph is searched; never less than `candidates`.
     prefix
-        How many leading dims the first stage compares. Another than that of the index is compared without a
-        graph, where the store can.
+        How many leading dims the first stage compares; see `Store.any_prefix`.
     where
         Which documents count.
     """
@@ -82,6 +81,8 @@ class Store(ABC):
 
     scheme: ClassVar[str]
     """What its addresses begin with."""
+    any_prefix: ClassVar[bool] = True
+    """Whether it compares any other prefix than that of the index, though without a graph."""
     meta: Meta
     """The record of the index."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import orjson
@@ -16,15 +16,18 @@ from starlette.types import ASGIApp
 
 from matryoshka2d.serving import openapi
 from matryoshka2d.serving.admission import Admission
-from matryoshka2d.serving.catalog import Catalog
-from matryoshka2d.serving.embedding import Embedder
+from matryoshka2d.serving.catalog import Catalog, Served
+from matryoshka2d.serving.embedding import Embedder, Gone
 from matryoshka2d.serving.gate import Gate
 from matryoshka2d.serving.metrics import CONTENT_TYPE, Metrics
 from matryoshka2d.serving.options import ServeOptions
 from matryoshka2d.serving.page import page_response
 from matryoshka2d.serving.problems import ClientGoneError, RequestError, busy
 from matryoshka2d.serving.schema import read_request
+from matryoshka2d.serving.search_schema import read_search
+from matryoshka2d.serving.searching import Searcher, ServedIndex
 from matryoshka2d.serving.transfer import PatientResponse, read_body
+from matryoshka2d.size import Size
 
 _GONE = 499
 """The status, never seen by anyone, of an answer to a client that went away."""
@@ -33,24 +36,44 @@ _GONE = 499
 class State:
     """What the routes share, and the server that ends them."""
 
-    def __init__(self, catalog: Catalog, options: ServeOptions) -> None:
+    def __init__(self, catalog: Catalog, options: ServeOptions, index: ServedIndex | None = None) -> None:
         self.catalog = catalog
         self.options = options
         self.draining = False
         self.active = 0
-        """Requests to embed that were accepted and have no answer yet."""
+        """Requests to embed or to search that were accepted and have no answer yet."""
         self.admission = Admission(options.max_queue_tokens, options.max_body, options.deadline)
         self.metrics = Metrics(
             lambda: self.admission.held,
             {name: max(one.engine.memory().values(), default=0) for name, one in catalog.served.items()},
         )
         self.embedder = Embedder(options, self.admission, self.metrics)
+        self.searcher = Searcher(index, options, self.embedder, self.metrics) if index else None
         for one in catalog.served.values():
             one.engine.watch(self._note_batch)
 
     def _note_batch(self, texts: int, tokens: int) -> None:
         self.metrics.batch_texts.observe(texts)
         self.metrics.batch_tokens.observe(tokens)
+
+    @contextmanager
+    def accepted(self) -> Iterator[None]:
+        """Count a request until it has its answer; raises a `RequestError` once the server is stopping."""
+        self.refuse_when_draining()
+        self.active += 1
+        try:
+            yield
+        except ClientGoneError:
+            self.metrics.abandoned.inc()
+            raise
+        finally:
+            self.active -= 1
+
+    def close(self) -> None:
+        """End what was begun for the routes."""
+        self.embedder.close()
+        if self.searcher is not None:
+            self.searcher.close()
 
     def refuse_when_draining(self) -> None:
         """Raise a `RequestError` once the server was told to stop."""
@@ -67,7 +90,7 @@ def build_app(state: State) -> ASGIApp:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        state.embedder.close()
+        state.close()
 
     app = FastAPI(
         title="matryoshka2d",
@@ -80,8 +103,10 @@ def build_app(state: State) -> ASGIApp:
     )
     app.add_exception_handler(RequestError, _answer_problem(state))
     app.add_exception_handler(HTTPException, _answer_problem(state))
+    app.add_exception_handler(ClientGoneError, _answer_nobody)
     _add_routes(app, state)
-    document = orjson.dumps(openapi.document(app, state.catalog, options))
+    index = None if state.searcher is None else state.searcher.served
+    document = orjson.dumps(openapi.document(app, state.catalog, options, index))
 
     @app.get("/openapi.json", include_in_schema=False)
     async def describe() -> Response:
@@ -112,32 +137,37 @@ def _answer_problem(state: State) -> Any:
     return answer
 
 
+async def _answer_nobody(_: Request, __: Exception) -> Response:
+    return Response(status_code=_GONE)
+
+
 def _add_routes(app: FastAPI, state: State) -> None:
     @app.post("/v1/embeddings", **openapi.EMBEDDINGS)
     async def embeddings(request: Request) -> Response:
         """Embed texts at a size."""
-        state.refuse_when_draining()
-        state.active += 1
-        try:
+        with state.accepted():
             return await _embed(request, state)
-        except ClientGoneError:
-            state.metrics.abandoned.inc()
-            return Response(status_code=_GONE)
-        finally:
-            state.active -= 1
+
+    @app.post("/v1/search", include_in_schema=state.searcher is not None, **openapi.SEARCH)
+    async def search(request: Request) -> Response:
+        """Search the index: first by a prefix, then by whole vectors."""
+        with state.accepted():
+            return await _search(request, state)
 
     @app.get("/v1/models", **openapi.MODELS)
     async def models() -> Response:
         """List every model, and every size offered by its alias."""
-        entries = [entry for one in state.catalog.served.values() for entry in one.entries()]
-        return _json({"object": "list", "data": entries})
+        names = [(one, [None, *one.sizes]) for one in state.catalog.served.values()]
+        return _json(
+            {"object": "list", "data": [_entry(state, one, size) for one, sizes in names for size in sizes]}
+        )
 
     @app.get("/v1/models/{model:path}", **openapi.MODEL)
     async def model(request: Request) -> Response:
         """Describe one model, or one size of it."""
         name = request.path_params["model"]
         served, size = state.catalog.find(name)
-        return _json(served.entry(None if name == served.name else size))
+        return _json(_entry(state, served, None if name == served.name else size))
 
     @app.get("/health", **openapi.HEALTH)
     async def health() -> Response:
@@ -163,25 +193,56 @@ def _add_routes(app: FastAPI, state: State) -> None:
             return shown
 
 
+def _entry(state: State, served: Served, size: Size | None) -> dict[str, Any]:
+    """Return what is said of a model, or of one size of it; the index belongs to the model."""
+    entry = served.entry(size)
+    if size is None and state.searcher is not None and state.searcher.served.served is served:
+        entry["index"] = state.searcher.served.entry()
+    return entry
+
+
 async def _embed(request: Request, state: State) -> Response:
     with state.admission.body() as take:
         wanted = read_request(await read_body(request, state.options.max_body, take), state.options)
         served, size = state.catalog.find(wanted.model, wanted.layers, wanted.dimensions)
+        body, found = await state.embedder.answer(wanted, served, size, _gone(request))
+    milliseconds = {name: 1000 * getattr(found, name) for name in ("queue", "tokenize", "embed")}
+    return _answer(body, size, milliseconds, found.cut)
 
-        async def gone() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
-                await asyncio.sleep(0)
 
-        answer = await state.embedder.answer(wanted, served, size, gone)
+async def _search(request: Request, state: State) -> Response:
+    if state.searcher is None:
+        raise RequestError(
+            404,
+            "this server has no index to search: start it with matryoshka2d serve MODEL --index URI",
+            code="no_index",
+        )
+    with state.admission.body() as take:
+        wanted = read_search(await read_body(request, state.options.max_body, take))
+        found = await state.searcher.answer(wanted, _gone(request))
+    return _answer(found.body, found.size, found.milliseconds, found.cut)
+
+
+def _gone(request: Request) -> Gone:
+    """Return what returns when the client of a request is no longer there."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            await asyncio.sleep(0)
+
+    return gone
+
+
+def _answer(body: bytes, size: Size, milliseconds: Mapping[str, float], cut: int) -> Response:
     headers = {
         "x-matryoshka-size": str(size),
         "server-timing": ", ".join(
-            f"{name};dur={1000 * getattr(answer, name):.3f}" for name in ("queue", "tokenize", "embed")
+            f"{stage.replace(' ', '-')};dur={taken:.3f}" for stage, taken in milliseconds.items()
         ),
     }
-    if answer.cut:
-        headers["x-matryoshka-truncated"] = str(answer.cut)
-    return PatientResponse(answer.body, headers=headers, media_type="application/json")
+    if cut:
+        headers["x-matryoshka-truncated"] = str(cut)
+    return PatientResponse(body, headers=headers, media_type="application/json")
 
 
 def _json(value: Any) -> Response:

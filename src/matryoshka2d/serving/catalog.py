@@ -99,10 +99,6 @@ class Served:
             "unknown_input_type",
         )
 
-    def entries(self) -> list[dict[str, Any]]:
-        """Return what ``/v1/models`` says: the name, then each size by its alias."""
-        return [self.entry(None), *(self.entry(size) for size in self.sizes)]
-
     def entry(self, size: Size | None) -> dict[str, Any]:
         """Return what ``/v1/models`` says of a size, or of the name alone."""
         shown = size or self.size

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +28,9 @@ from matryoshka2d.size import Size
 
 T = TypeVar("T")
 
+Gone = Callable[[], Awaitable[None]]
+"""Returns when the client is no longer there."""
+
 _LOG = logging.getLogger(__name__)
 
 _FEW = 8
@@ -41,15 +45,42 @@ _PATIENCE = 0.2
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a request gets, and what it took, in seconds."""
+class Embedded:
+    """The vectors of a request's texts, float32 [texts, dims], and what they took, in seconds."""
 
-    body: bytes
+    vectors: Vectors
     tokens: int
     cut: int
     queue: float
     tokenize: float
     embed: float
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a request wants to have embedded.
+
+    Parameters
+    ----------
+    items
+        Texts, or lists of token ids.
+    field
+        The field of the request that holds them, for messages.
+    prompt
+        What goes before each text; None for the model's own default.
+    truncate
+        Whether those over the model's limit may be cut; None for the choice of the server.
+    """
+
+    items: Sequence[str] | Sequence[list[int]]
+    field: str
+    prompt: str | None
+    truncate: bool | None = None
+
+    @property
+    def short(self) -> bool:
+        """Whether somebody waits for so little that it goes first."""
+        return len(self.items) <= _FEW and sum(map(len, self.items)) <= _FEW_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -92,16 +123,28 @@ class Embedder:
         self._writing = ThreadPoolExecutor(1, "matryoshka2d-write")
 
     async def answer(
-        self, request: EmbeddingsRequest, served: Served, size: Size, gone: Callable[[], Awaitable[None]]
-    ) -> Answer:
-        """Return the answer to a request.
+        self, request: EmbeddingsRequest, served: Served, size: Size, gone: Gone
+    ) -> tuple[bytes, Embedded]:
+        """Return the body of the answer to a request, and what it took; see `embed`."""
+        prompt = served.prompt(request.input_type)
+        inputs = Inputs(request.texts, "input", prompt, request.truncate)
+        async with within(self._options.deadline):
+            found = await self.embed(inputs, served, size, gone)
+            encoding = request.encoding_format or "float"
+            body = await self._run(
+                inputs.short, embeddings_body, found.vectors, encoding, request.model, found.tokens
+            )
+        return body, found
+
+    async def embed(self, inputs: Inputs, served: Served, size: Size, gone: Gone) -> Embedded:
+        """Return the vectors of texts.
 
         Parameters
         ----------
-        request
-            The request.
+        inputs
+            The texts.
         served, size
-            The model and the size that it asks for.
+            The model and the size that the request asks for.
         gone
             Returns when the client is no longer there.
 
@@ -112,32 +155,16 @@ class Embedder:
         ClientGoneError
             If nobody waits for the answer any more.
         """
-        try:
-            async with asyncio.timeout(self._options.deadline):
-                return await self._answer(request, served, size, gone)
-        except TimeoutError:
-            raise busy(
-                f"the request was not served within {self._options.deadline:g} s",
-                "deadline_exceeded",
-                1.0,
-                status=503,
-            ) from None
-
-    async def _answer(
-        self, request: EmbeddingsRequest, served: Served, size: Size, gone: Callable[[], Awaitable[None]]
-    ) -> Answer:
-        inputs = request.texts
-        short = len(inputs) <= _FEW and sum(map(len, inputs)) <= _FEW_CHARACTERS
+        short = inputs.short
         # A text has at least one token: where there is no room for these, tokenizing would be for nothing.
-        self._admission.check(len(inputs), bulk=not short)
+        self._admission.check(len(inputs.items), bulk=not short)
         begun = time.perf_counter()
-        prompt = served.prompt(request.input_type)
         if short:
-            texts = self._tokenize(inputs, served.engine.tokenizer, prompt)
+            texts = self._tokenize(inputs, served.engine.tokenizer)
         else:
-            texts = await self._in(self._tokenizing, self._tokenize, inputs, served.engine.tokenizer, prompt)
+            texts = await self._in(self._tokenizing, self._tokenize, inputs, served.engine.tokenizer)
         tokenized = time.perf_counter()
-        self._refuse_cut(request, texts, served)
+        self._refuse_cut(inputs, texts, served)
         with self._admission.tokens(len(texts.tokens.ids), bulk=not short):
             batches = served.engine.begin(texts.tokens, size.layers, bulk=not short)
             try:
@@ -145,46 +172,38 @@ class Embedder:
                 vectors = np.zeros((len(texts.tokens), size.dims), dtype=np.float32)
                 bad = await self._run(short, _fill, vectors, batches)
                 if bad:
-                    await self._again(bad, vectors, texts, served, size)
+                    await self._again(bad, vectors, inputs, texts, served, size)
             finally:
                 for _, job in batches:
                     job.future.cancel()
         self._admission.finished(len(texts.tokens.ids))
-        body = await self._run(
-            short,
-            embeddings_body,
-            vectors[texts.places],
-            request.encoding_format or "float",
-            request.model,
-            texts.usage,
-        )
         queue, embed = _times(batches)
-        answer = Answer(body, texts.usage, len(texts.cut), queue, tokenized - begun, embed)
-        self._note(answer, texts, size)
-        return answer
+        vectors = await self._run(short, vectors.__getitem__, texts.places)
+        found = Embedded(vectors, texts.usage, len(texts.cut), queue, tokenized - begun, embed)
+        self._note(found, texts, size)
+        return found
 
-    def _tokenize(
-        self, inputs: Sequence[str] | Sequence[list[int]], tokenizer: TextTokenizer, prompt: str | None
-    ) -> _Texts:
+    def _tokenize(self, inputs: Inputs, tokenizer: TextTokenizer) -> _Texts:
         """Tokenize each distinct text once."""
-        if isinstance(inputs[0], list):
-            return self._of_ids(inputs, tokenizer)  # type: ignore[arg-type]
+        items = inputs.items
+        if isinstance(items[0], list):
+            return self._of_ids(items, tokenizer)  # type: ignore[arg-type]
         distinct: dict[str, int] = {}
-        for text in inputs:
+        for text in items:
             distinct.setdefault(text, len(distinct))  # type: ignore[arg-type]
-        rows = np.fromiter((distinct[text] for text in inputs), dtype=np.int64, count=len(inputs))  # type: ignore[index]
+        rows = np.fromiter((distinct[text] for text in items), dtype=np.int64, count=len(items))  # type: ignore[index]
         words = list(distinct)
         parts: list[Tokens] = []
         cut: set[int] = set()
         total = 0
         for start in range(0, len(words), _TOKENIZED):
-            tokens, over = tokenizer.counted(words[start : start + _TOKENIZED], prompt)
+            tokens, over = tokenizer.counted(words[start : start + _TOKENIZED], inputs.prompt)
             total += len(tokens.ids)
-            self._refuse_more_than(total)
+            self._refuse_more_than(total, inputs.field)
             parts.append(tokens)
             cut.update(start + row for row in over)
         texts = _Texts(join(parts), rows, [i for i, row in enumerate(rows) if row in cut] if cut else [])
-        self._refuse_more_than(texts.usage)
+        self._refuse_more_than(texts.usage, inputs.field)
         return texts
 
     def _of_ids(self, inputs: Sequence[list[int]], tokenizer: TextTokenizer) -> _Texts:
@@ -200,29 +219,29 @@ class Embedder:
         limit = tokenizer.limit
         cut = [i for i, ids in enumerate(inputs) if limit is not None and len(ids) > limit]
         tokens = packed([ids[:limit] for ids in inputs])
-        self._refuse_more_than(len(tokens.ids))
+        self._refuse_more_than(len(tokens.ids), "input")
         return _Texts(tokens, np.arange(len(inputs)), cut)
 
-    def _refuse_more_than(self, tokens: int) -> None:
+    def _refuse_more_than(self, tokens: int, field: str) -> None:
         if tokens > self._options.max_request_tokens:
             raise invalid(
-                f"input has more than {self._options.max_request_tokens} tokens: send several requests",
-                "input",
+                f"{field} has more than {self._options.max_request_tokens} tokens: send several requests",
+                field,
                 "too_many_tokens",
             )
 
-    def _refuse_cut(self, request: EmbeddingsRequest, texts: _Texts, served: Served) -> None:
+    def _refuse_cut(self, inputs: Inputs, texts: _Texts, served: Served) -> None:
         """Refuse a request whose texts are too long, where they may not be cut."""
-        may = self._options.on_too_long == "cut" if request.truncate is None else request.truncate
+        may = self._options.on_too_long == "cut" if inputs.truncate is None else inputs.truncate
         if texts.cut and not may:
             raise invalid(
-                f"{places(texts.cut)} is longer than the model's {served.engine.tokenizer.limit} tokens: "
-                "shorten it, or send truncate: true",
-                "input",
+                f"{places(texts.cut, inputs.field)} is longer than the model's "
+                f"{served.engine.tokenizer.limit} tokens: shorten it, or send truncate: true",
+                inputs.field,
                 "input_too_long",
             )
 
-    async def _until_done(self, jobs: list[Job], gone: Callable[[], Awaitable[None]]) -> None:
+    async def _until_done(self, jobs: list[Job], gone: Gone) -> None:
         """Wait until all jobs have ended, well or not, or the client is gone."""
         futures: list[asyncio.Future[Any]] = [asyncio.wrap_future(job.future) for job in jobs]
         if not futures:
@@ -244,7 +263,13 @@ class Embedder:
                 future.exception()
 
     async def _again(
-        self, bad: Sequence[int], vectors: Vectors, texts: _Texts, served: Served, size: Size
+        self,
+        bad: Sequence[int],
+        vectors: Vectors,
+        inputs: Inputs,
+        texts: _Texts,
+        served: Served,
+        size: Size,
     ) -> None:
         """Run texts that failed once more, each alone, so that only those fail that must."""
         failing = []
@@ -258,18 +283,18 @@ class Embedder:
         if failing:
             rows = np.flatnonzero(np.isin(texts.places, failing)).tolist()
             raise failed(
-                f"the model gives no finite vector for {places(rows)}: leave it out",
-                "input",
+                f"the model gives no finite vector for {places(rows, inputs.field)}: leave it out",
+                inputs.field,
                 "no_finite_vector",
             )
 
-    def _note(self, answer: Answer, texts: _Texts, size: Size) -> None:
+    def _note(self, found: Embedded, texts: _Texts, size: Size) -> None:
         metrics, layers = self._metrics, str(size.layers)
-        metrics.queue_seconds.labels(layers).observe(answer.queue)
-        metrics.tokenize_seconds.observe(answer.tokenize)
-        metrics.embed_seconds.labels(layers).observe(answer.embed)
+        metrics.queue_seconds.labels(layers).observe(found.queue)
+        metrics.tokenize_seconds.observe(found.tokenize)
+        metrics.embed_seconds.labels(layers).observe(found.embed)
         metrics.tokens.labels(layers).inc(len(texts.tokens.ids))
-        metrics.truncated.inc(answer.cut)
+        metrics.truncated.inc(found.cut)
 
     async def _run(self, short: bool, function: Callable[..., T], *arguments: object) -> T:
         """Call a function: here if it is quick, else in the thread for long requests."""
@@ -282,6 +307,18 @@ class Embedder:
         """End the threads."""
         for pool in (self._tokenizing, self._writing):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """Give up with a `RequestError` what takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise busy(
+            f"the request was not served within {seconds:g} s", "deadline_exceeded", 1.0, status=503
+        ) from None
 
 
 def _fill(vectors: Vectors, batches: _Batches) -> list[int]:

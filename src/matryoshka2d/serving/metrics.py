@@ -42,6 +42,7 @@ class Metrics:
         self.embed_seconds = self._timed(
             "embed_seconds", "From the first text that ran to the last.", ["layers"]
         )
+        self.search_seconds = self._timed("search_seconds", "A stage of a search of the index.", ["stage"])
         self.tokens = self._make(Counter, "tokens", "Tokens embedded.", ["layers"])
         self.batch_tokens = self._make(
             Histogram, "batch_tokens", "Tokens of a batch that ran.", [], buckets=_TOKENS

@@ -12,6 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from matryoshka2d.serving.catalog import Catalog, Served
 from matryoshka2d.serving.gate import OPEN
 from matryoshka2d.serving.options import ServeOptions
+from matryoshka2d.serving.search_schema import (
+    DEFAULT_RESULTS,
+    MOST_FIELDS,
+    MOST_OVERSAMPLE,
+    MOST_QUERIES,
+    MOST_RESULTS,
+    MOST_VALUES,
+)
+from matryoshka2d.serving.searching import ServedIndex
 
 
 class Embedding(BaseModel):
@@ -38,6 +47,46 @@ class Embeddings(BaseModel):
     usage: Usage
 
 
+class Hit(BaseModel):
+    """A document that was found."""
+
+    id: str
+    score: float = Field(description="The cosine of the whole vectors of query and document.")
+    first_score: float | None = Field(description="What the prefix found it with; null after exact.")
+    text: str
+    fields: dict[str, Any]
+
+
+class Results(BaseModel):
+    """What one query found, best first."""
+
+    object: Literal["results"]
+    index: int
+    results: list[Hit]
+
+
+class SearchResults(BaseModel):
+    """What a request found, in the order of its queries."""
+
+    object: Literal["list"]
+    data: list[Results]
+    query_size: str
+    approximate: bool = Field(description="Whether queries had fewer layers than documents.")
+    milliseconds: dict[str, float] = Field(description="Stage to how long it took, for all queries together.")
+    usage: Usage
+
+
+class Index(BaseModel):
+    """The index that is searched."""
+
+    documents: int
+    size: str
+    query_layers: list[int]
+    prefix: int
+    any_prefix: bool
+    oversample: int
+
+
 class Model(BaseModel):
     """A model, or one size of it, with what was measured of it."""
 
@@ -52,6 +101,7 @@ class Model(BaseModel):
     bytes_per_vector: int
     cost_ms: float = Field(description="Milliseconds of one short text, measured when the server started.")
     max_tokens: int | None
+    index: Index | None = Field(None, description="What POST /v1/search searches, if it is of this model.")
 
 
 class ModelList(BaseModel):
@@ -90,7 +140,7 @@ _WRONG = {
     413: "The body is too large.",
     429: "The server has all the work that it can take; `Retry-After` says when to come back.",
     500: "The model gives no finite vector for some of the texts, which are named.",
-    503: "The server is stopping, or the request waited too long.",
+    503: "The server is stopping, the request waited too long, or the index failed.",
 }
 
 
@@ -102,6 +152,7 @@ def _answers(model: type[BaseModel] | None, *statuses: int) -> dict[str, Any]:
 
 
 EMBEDDINGS = _answers(Embeddings, *_WRONG)
+SEARCH = _answers(SearchResults, *_WRONG)
 MODELS = _answers(ModelList, 401)
 MODEL = _answers(Model, 400, 401, 404)
 HEALTH = _answers(Status)
@@ -119,20 +170,24 @@ def version() -> str:
     return installed("matryoshka2d")
 
 
-def document(app: FastAPI, catalog: Catalog, options: ServeOptions) -> dict[str, Any]:
+def document(
+    app: FastAPI, catalog: Catalog, options: ServeOptions, index: ServedIndex | None
+) -> dict[str, Any]:
     """Return the document: what the routes declare, and what only the loaded models can say."""
     made = app.openapi()
     served = list(catalog.served.values())
-    ids = [entry["id"] for one in served for entry in one.entries()]
-    made["paths"]["/v1/embeddings"]["post"]["requestBody"] = {
-        "required": True,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/EmbeddingsRequest"}}},
-    }
-    made["components"]["schemas"]["EmbeddingsRequest"] = {
-        "title": "EmbeddingsRequest",
-        "description": "Texts to embed, at a size that is part of the model's name or stands in fields.",
-        "anyOf": [form for one in served for form in _forms(one, options)],
-    }
+    ids = [one.entry(size)["id"] for one in served for size in (None, *one.sizes)]
+    _take(
+        made,
+        "/v1/embeddings",
+        "EmbeddingsRequest",
+        {
+            "description": "Texts to embed, at a size that is part of the model's name or stands in fields.",
+            "anyOf": [form for one in served for form in _forms(one, options)],
+        },
+    )
+    if index is not None:
+        _take(made, "/v1/search", "SearchRequest", _search_form(index))
     made["paths"]["/v1/models/{model}"]["get"]["parameters"] = [
         {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": ids}}
     ]
@@ -143,6 +198,56 @@ def document(app: FastAPI, catalog: Catalog, options: ServeOptions) -> dict[str,
                 for operation in operations.values():
                     operation["security"] = [{"key": []}]
     return made
+
+
+def _take(made: dict[str, Any], path: str, name: str, schema: dict[str, Any]) -> None:
+    """Say what the body of a route is."""
+    reference = {"schema": {"$ref": f"#/components/schemas/{name}"}}
+    made["paths"][path]["post"]["requestBody"] = {
+        "required": True,
+        "content": {"application/json": reference},
+    }
+    made["components"]["schemas"][name] = {"title": name, **schema}
+
+
+def _search_form(index: ServedIndex) -> dict[str, Any]:
+    """Return the shape of a request to search an index."""
+    meta = index.index.meta
+    most = {"k": MOST_RESULTS, "oversample": MOST_OVERSAMPLE, "prefix": meta.size.dims}
+    numbers: dict[str, Any] = {
+        name: {"type": ["integer", "null"], "minimum": 1, "maximum": limit} for name, limit in most.items()
+    }
+    numbers["k"]["description"] = f"How many documents to find; {DEFAULT_RESULTS} if left out."
+    if not index.index.store.any_prefix:
+        numbers["prefix"] = {"type": ["integer", "null"], "enum": [meta.prefix, None]}
+    text: dict[str, Any] = {"type": "string", "minLength": 1}
+    value = {"anyOf": [{"type": "string", "pattern": r"^[^\u0000]*$"}, {"type": ["number", "boolean"]}]}
+    values = {"type": "array", "items": value, "minItems": 1, "maxItems": MOST_VALUES}
+    return {
+        "description": "What to look for, and how: first by a prefix, then by whole vectors.",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["query"],
+        "properties": {
+            "query": {
+                "anyOf": [text, {"type": "array", "items": text, "minItems": 1, "maxItems": MOST_QUERIES}]
+            },
+            **numbers,
+            "query_size": {
+                "type": ["string", "null"],
+                "enum": [*(f"{layers}x{meta.size.dims}" for layers in index.depths), None],
+            },
+            "exact": {"type": ["boolean", "null"]},
+            "where": {
+                "description": "Field to the value that it must have, or a list of which it must have one.",
+                "type": ["object", "null"],
+                "maxProperties": MOST_FIELDS,
+                "propertyNames": {"pattern": r'^[^"\u0000]*$'},
+                "additionalProperties": {"anyOf": [value, values]},
+            },
+            "truncate": {"type": ["boolean", "null"]},
+        },
+    }
 
 
 def _forms(served: Served, options: ServeOptions) -> Iterator[dict[str, Any]]:

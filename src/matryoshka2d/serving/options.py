@@ -16,6 +16,8 @@ class ServeOptions:
     ----------
     host, port
         Where to listen. ``0.0.0.0`` is every network of the machine: set keys then. Port 0 takes a free one.
+    index
+        The index that ``/v1/search`` searches, as ``"faiss:my-index"``; a served model must have made it.
     sizes
         The sizes offered, as ``"1-6x64,128,384"``. Default: those that each model shows. The full width of
         every offered depth is always offered too.
@@ -54,6 +56,7 @@ class ServeOptions:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    index: str | None = None
     sizes: str | None = None
     size: str | None = None
     any_size: bool = False

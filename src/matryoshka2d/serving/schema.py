@@ -1,9 +1,9 @@
-"""What a request to embed may say, and how it is read."""
+"""What a request may say, and how it is read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -34,19 +34,26 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-_Whole = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Whole = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 
 
-class EmbeddingsRequest(BaseModel):
-    """The body of ``POST /v1/embeddings``; what is null counts as left out."""
+class Body(BaseModel):
+    """The body of a request; what is null counts as left out."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+B = TypeVar("B", bound=Body)
+
+
+class EmbeddingsRequest(Body):
+    """The body of ``POST /v1/embeddings``."""
 
     input: Any
     model: str
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: _Whole | None = None
-    layers: _Whole | None = None
+    dimensions: Whole | None = None
+    layers: Whole | None = None
     input_type: str | None = None
     truncate: bool | None = None
     user: str | None = None
@@ -73,29 +80,49 @@ def read_request(body: bytes, options: ServeOptions) -> EmbeddingsRequest:
     RequestError
         Which names the field that is wrong.
     """
+    request = read_fields(body, EmbeddingsRequest, "model and input")
+    _check_input(request.input, options)
+    return request
+
+
+def read_fields(body: bytes, kind: type[B], needed: str) -> B:
+    """Return a body whose fields have the types that they should.
+
+    Parameters
+    ----------
+    body
+        The bytes that came.
+    kind
+        The fields that there may be.
+    needed
+        Those that must be there, for messages.
+
+    Raises
+    ------
+    RequestError
+        Which names the field that is wrong.
+    """
     if not body:
-        raise invalid("the request has no body: expected a JSON object with model and input")
+        raise invalid(f"the request has no body: expected a JSON object with {needed}")
     try:
         values = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise invalid(f"the body is not JSON: {error}", code="invalid_json") from error
     if not isinstance(values, dict):
-        raise invalid(f"the body is {_kind(values)}: expected an object with model and input")
+        raise invalid(f"the body is {kind_of(values)}: expected an object with {needed}")
     try:
-        request = EmbeddingsRequest.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise _problem(error) from error
-    _check_input(request.input, options)
-    return request
+        raise _problem(error, kind) from error
 
 
-def _problem(error: ValidationError) -> RequestError:
+def _problem(error: ValidationError, kind: type[Body]) -> RequestError:
     """Return the first mistake that was found; unknown fields go first, for they explain missing ones."""
     mistakes = error.errors(include_url=False, include_context=False)
     first = next((one for one in mistakes if one["type"] == "extra_forbidden"), mistakes[0])
     field = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        known = list(EmbeddingsRequest.model_fields)
+        known = list(kind.model_fields)
         hint = did_you_mean(field, known)
         message = f"'{field[:64]}' is not a field of this request: expected {', '.join(known)}.{hint}"
         return invalid(message, field[:64], "unknown_field")
@@ -110,7 +137,7 @@ def _check_input(given: Any, options: ServeOptions) -> None:
         items: Sequence[Any] = [given]
     elif not isinstance(given, list):
         raise invalid(
-            f"input is {_kind(given)}: expected a text or a list of texts", "input", "invalid_value"
+            f"input is {kind_of(given)}: expected a text or a list of texts", "input", "invalid_value"
         )
     elif not given:
         raise invalid("input is an empty list: expected a text or a list of texts", "input", "empty_input")
@@ -140,21 +167,23 @@ def _check_items(items: Sequence[Any], options: ServeOptions) -> None:
     for i, item in enumerate(items):
         if not isinstance(item, list if of_ids else str):
             wanted = "a list of token ids, as the first" if of_ids else "a text"
-            raise invalid(f"input[{i}] is {_kind(item)}: expected {wanted}", "input", "invalid_value")
+            raise invalid(f"input[{i}] is {kind_of(item)}: expected {wanted}", "input", "invalid_value")
         if of_ids and not all(map(_is_id, item)):
             raise invalid(f"input[{i}] holds what is no token id", "input", "invalid_value")
     empty = [i for i, item in enumerate(items) if not item]
     if empty:
-        raise invalid(f"{places(empty)} is empty: expected at least one character", "input", "empty_input")
+        raise invalid(
+            f"{places(empty, 'input')} is empty: expected at least one character", "input", "empty_input"
+        )
 
 
-def places(rows: Sequence[int]) -> str:
-    """Return which inputs are meant.
+def places(rows: Sequence[int], field: str) -> str:
+    """Return which texts of a field are meant.
 
-    >>> places([0, 4])
+    >>> places([0, 4], "input")
     'input[0], input[4]'
     """
-    shown = ", ".join(f"input[{row}]" for row in rows[:_SHOWN])
+    shown = ", ".join(f"{field}[{row}]" for row in rows[:_SHOWN])
     return shown if len(rows) <= _SHOWN else f"{shown} and {len(rows) - _SHOWN} more"
 
 
@@ -167,5 +196,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS]}…"
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return what a value of JSON is, in words."""
     return _KINDS.get(type(value), "something else")

@@ -18,6 +18,7 @@ from matryoshka2d.serving.options import ServeOptions
 
 if TYPE_CHECKING:
     from matryoshka2d.serving.catalog import Catalog
+    from matryoshka2d.serving.searching import ServedIndex
 
 _KEEP_ALIVE = 75
 """Seconds that a connection may idle: longer than proxies keep theirs, so that they end it, not we."""
@@ -46,19 +47,31 @@ def serve(
     Raises
     ------
     UserError
-        If the port is taken or a model cannot be served.
+        If the port is taken, a model cannot be served, or the index is not of one of them.
     """
     options = options or ServeOptions()
     with _bound(options) as listener:
         # Imported when the port is ours: it takes seconds.
         from matryoshka2d.serving.catalog import load_catalog
 
+        store = None
+        if options.index is not None:
+            from matryoshka2d.search.stores import open_store
+
+            # Before the models, which take longer to load: it may not be there.
+            store = open_store(options.index)
         catalog = load_catalog(models, options)
+        index = None
+        if store is not None:
+            from matryoshka2d.serving.searching import match_index
+
+            index = match_index(store, options.index or "", catalog)
         sys.setswitchinterval(_SWITCH)
         # What is loaded stays: looking through it again and again would hold up requests.
         gc.collect()
         gc.freeze()
-        Server(catalog, options, lambda: note(_started(catalog, options, listener))).run([listener])
+        started = _started(catalog, options, listener, index)
+        Server(catalog, options, lambda: note(started), index).run([listener])
 
 
 def _bound(options: ServeOptions) -> socket.socket:
@@ -82,7 +95,9 @@ def _bound(options: ServeOptions) -> socket.socket:
     return listener
 
 
-def _started(catalog: Catalog, options: ServeOptions, listener: socket.socket) -> str:
+def _started(
+    catalog: Catalog, options: ServeOptions, listener: socket.socket, index: ServedIndex | None
+) -> str:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     what = ", ".join(
@@ -90,6 +105,8 @@ def _started(catalog: Catalog, options: ServeOptions, listener: socket.socket) -
         f"{one.engine.precision} on {one.engine.device})"
         for one in catalog.served.values()
     )
+    if index is not None:
+        what += f", and an index of {index.documents:,} documents,"
     return f"Serving {what} at http://{shown}:{port}{options.root_path}/v1"
 
 
@@ -104,12 +121,20 @@ class Server(uvicorn.Server):
         The choices.
     started
         Called once requests are taken.
+    index
+        What ``/v1/search`` searches.
     """
 
-    def __init__(self, catalog: Catalog, options: ServeOptions, started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        options: ServeOptions,
+        started: Callable[[], None],
+        index: ServedIndex | None = None,
+    ) -> None:
         from matryoshka2d.serving.app import State, build_app
 
-        self._state = State(catalog, options)
+        self._state = State(catalog, options, index)
         self._grace = options.grace
         self._told: float | None = None
         self._tell_started = started
