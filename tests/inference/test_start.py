@@ -275,3 +275,21 @@ from matryoshka2d import open_engine
 open_engine("default", "torch", device="cpu").embed(["a cat"])
 """
     assert imported_by(code) == {"torch"}
+
+
+def test_a_file_is_encoded_with_torch_alone(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a cat\na dog\n")
+    run = f"""
+from matryoshka2d.cli.app import app
+app(["encode", "default", {str(texts)!r}, {str(tmp_path / "vectors.npy")!r}], standalone_mode=False)
+"""
+    assert imported_by(run) == {"torch"}
+    assert np.load(tmp_path / "vectors.npy").shape == (2, 384)
+
+
+@pytest.mark.parametrize(
+    "module", ["search.index", "search.faiss_store", "serving.catalog", "inference.encoding"]
+)
+def test_searching_and_serving_import_torch_at_most(module: str) -> None:
+    assert imported_by(f"import matryoshka2d.{module}") <= {"torch"}

@@ -2,8 +2,8 @@
 
 Importing those takes longer than reading a model and embedding a first text. What they would make of a folder
 is known for the common ones: modules of sentence-transformers around BERT's kin, in fp32, with a
-``tokenizer.json``. Whatever is unusual is left to the full load, `ElasticEncoder`, which also words the errors
-of broken folders.
+``tokenizer.json``. Whatever is unusual is left to the full load, `ElasticEncoder`, which also words the
+errors of broken folders.
 """
 
 from __future__ import annotations
