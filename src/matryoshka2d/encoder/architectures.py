@@ -35,6 +35,10 @@ class PostNormParts:
         The feed-forward block.
     activation
         Name of the config entry that must say ``"gelu"``.
+    depth, attention_heads, hidden, inner
+        Names of the config entries that hold those numbers.
+    norm_eps
+        Name of the config entry, or the number itself where the config has none.
     positions_follow_padding
         Whether positions count from the padding token's id, as RoBERTa's do.
     """
@@ -52,7 +56,45 @@ class PostNormParts:
     down: str = "output.dense"
     output_norm: str = "output.LayerNorm"
     activation: str = "hidden_act"
+    depth: str = "num_hidden_layers"
+    attention_heads: str = "num_attention_heads"
+    hidden: str = "hidden_size"
+    inner: str = "intermediate_size"
+    norm_eps: str | float = "layer_norm_eps"
     positions_follow_padding: bool = False
+
+    def fits(self, config: Any) -> bool:
+        """Return whether a model of this config computes what its architecture usually does."""
+        return getattr(config, self.activation, None) == "gelu" and not getattr(config, "is_decoder", False)
+
+    def eps(self, config: Any) -> float:
+        """Return what the norms add to a variance."""
+        return float(getattr(config, self.norm_eps) if isinstance(self.norm_eps, str) else self.norm_eps)
+
+    def positions(self, config: Any) -> int:
+        """Return how many tokens the table of positions has room for."""
+        before = config.pad_token_id + 1 if self.positions_follow_padding else 0
+        return int(config.max_position_embeddings) - before
+
+    def shapes(self, config: Any, layers: str, depth: int) -> dict[str, tuple[int, ...]]:
+        """Return the names of all weights in the base model, and their shapes."""
+        hidden, inner = getattr(config, self.hidden), getattr(config, self.inner)
+        found: dict[str, tuple[int, ...]] = {
+            f"{self.word}.weight": (config.vocab_size, hidden),
+            f"{self.position}.weight": (config.max_position_embeddings, hidden),
+        }
+        if self.token_type is not None:
+            found[f"{self.token_type}.weight"] = (config.type_vocab_size, hidden)
+        norms, linears = [self.embedding_norm], dict[str, tuple[int, int]]()
+        for layer in (f"{layers}.{n}" for n in range(depth)):
+            norms += [f"{layer}.{self.attention_norm}", f"{layer}.{self.output_norm}"]
+            for part in (self.query, self.key, self.value, self.attention_output):
+                linears[f"{layer}.{part}"] = (hidden, hidden)
+            linears |= {f"{layer}.{self.up}": (inner, hidden), f"{layer}.{self.down}": (hidden, inner)}
+        shaped: dict[str, tuple[int, ...]] = {**linears, **dict.fromkeys(norms, (hidden,))}
+        for path, shape in shaped.items():
+            found |= {f"{path}.weight": shape, f"{path}.bias": shape[:1]}
+        return found
 
 
 @dataclass(frozen=True)
@@ -100,6 +142,11 @@ _DISTILBERT = PostNormParts(
     down="ffn.lin2",
     output_norm="output_layer_norm",
     activation="activation",
+    depth="n_layers",
+    attention_heads="n_heads",
+    hidden="dim",
+    inner="hidden_dim",
+    norm_eps=1e-12,
 )
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -25,13 +25,12 @@ from matryoshka2d.encoder import architectures, default_model, loading
 from matryoshka2d.encoder.finite import check_finite, check_weights
 from matryoshka2d.encoder.heads import ExitHeads, identity_dense
 from matryoshka2d.encoder.hub import hub_arguments
+from matryoshka2d.encoder.saved_model import HEADS, RECORD
 from matryoshka2d.encoder.tokenizer_settings import settle_tokenizer
 from matryoshka2d.errors import UserError, whole_texts
 from matryoshka2d.size import Size, default_sizes
 
-_HEADS = "exit_heads"
 _ROTATION = "rotation"
-_RECORD = "elastic.json"
 RunColumns = Callable[["ElasticEncoder", Sequence[dict[str, Any]], Sequence[int]], Mapping[int, Any]]
 """Model, columns of a batch, layers → layer → the vectors of every column."""
 # Few enough that padding them to their longest costs little.
@@ -108,11 +107,11 @@ class ElasticEncoder(SentenceTransformer):
     def _load_elastic_part(self, name: str, kwargs: dict[str, Any]) -> None:
         if self.rotated:
             cast(nn.Module, self._modules[_ROTATION]).requires_grad_(False)
-        record = loading.elastic_file(name, _RECORD, kwargs)
+        record = loading.elastic_file(name, RECORD, kwargs)
         if record is None:
             return
         self.record = json.loads(record.read_text(encoding="utf-8"))
-        folder = loading.elastic_folder(name, _HEADS, kwargs) if self.record.get("heads") else None
+        folder = loading.elastic_folder(name, HEADS, kwargs) if self.record.get("heads") else None
         if folder is not None:
             heads = ExitHeads.load(folder)
             heads.keep(self.depth)
@@ -156,7 +155,7 @@ class ElasticEncoder(SentenceTransformer):
     @property
     def heads(self) -> ExitHeads | None:
         """The heads of the inner exits, if the model has any."""
-        heads = self._modules.get(_HEADS)
+        heads = self._modules.get(HEADS)
         return heads if isinstance(heads, ExitHeads) else None
 
     def add_heads(self) -> ExitHeads:
@@ -167,7 +166,7 @@ class ElasticEncoder(SentenceTransformer):
         return self.heads
 
     def _attach(self, heads: ExitHeads) -> None:
-        self.add_module(_HEADS, heads.to(device=self.device, dtype=self.dtype))
+        self.add_module(HEADS, heads.to(device=self.device, dtype=self.dtype))
 
     @property
     def rotated(self) -> bool:
@@ -543,7 +542,7 @@ class ElasticEncoder(SentenceTransformer):
         folder = Path(path)
         _unlist_heads(folder)
         record = {**self.record, "format": 1, "heads": self.heads.layers() if self.heads else []}
-        (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def cut(vectors: Tensor, dims: int) -> Tensor:
@@ -607,9 +606,9 @@ def _unlist_heads(folder: Path) -> None:
     """Take the heads out of modules.json, so that stock loaders see the full size alone."""
     listing = folder / "modules.json"
     modules: Iterable[dict[str, Any]] = json.loads(listing.read_text(encoding="utf-8"))
-    kept = [module for module in modules if module["name"] != _HEADS]
-    heads = next((module for module in modules if module["name"] == _HEADS), None)
-    target = folder / _HEADS
+    kept = [module for module in modules if module["name"] != HEADS]
+    heads = next((module for module in modules if module["name"] == HEADS), None)
+    target = folder / HEADS
     if target.exists():
         shutil.rmtree(target)
     if heads is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,10 +107,17 @@ def check_weights(module: nn.Module, what: str, dtype: torch.dtype | None = None
     dtype
         The type that the weights will be written in, if it is another one.
     """
+    # Buffers may hold infinities on purpose, as masks do.
+    check_tensors(module.named_parameters(), what, dtype)
+
+
+def check_tensors(
+    named: Iterable[tuple[str, torch.Tensor]], what: str, dtype: torch.dtype | None = None
+) -> None:
+    """Do what `check_weights` does with tensors by their names."""
     import torch
 
-    # Buffers may hold infinities on purpose, as masks do.
-    for name, tensor in module.named_parameters():
+    for name, tensor in named:
         if not torch.is_floating_point(tensor) or tensor.numel() == 0 or tensor.device.type == "meta":
             continue
         # One pass, which makes no second tensor of the size of the first. What is no number stays so.

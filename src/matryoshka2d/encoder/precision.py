@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -173,6 +174,15 @@ def _kernel_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         return frozenset()
     flags = (line.partition(":")[2] for line in lines if line.lower().startswith(("flags", "features")))
     return frozenset(next(flags, "").split())
+
+
+def only_cpu() -> bool:
+    """Return whether there is nothing here but processors, so that models run there by default."""
+    import torch
+
+    others = any(find_spec(name) is not None for name in ("torch_npu", "habana_frameworks"))
+    available = (torch.cuda, torch.backends.mps, getattr(torch, "xpu", torch.cuda))
+    return not others and not any(kind.is_available() for kind in available)
 
 
 def _resolve_device(device: str) -> str:

@@ -6,12 +6,13 @@ beside it, so all three are settled once, when a model is loaded, and saved with
 
 from __future__ import annotations
 
-from typing import Any
-
-from sentence_transformers.base.modules import Transformer
+from typing import TYPE_CHECKING, Any
 
 from matryoshka2d.encoder.architectures import learned_positions
 from matryoshka2d.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers.base.modules import Transformer
 
 
 def settle_tokenizer(transformer: Transformer) -> None:

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from matryoshka2d.data.checks import checked_texts
 from matryoshka2d.data.row_formats import USUAL_NAMES
@@ -32,7 +30,6 @@ from matryoshka2d.data.rows import (
     title_column,
     with_title,
 )
-from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.encoder.finite import NotFiniteError
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import check_file_free, check_free, open_vectors, staged_file
@@ -40,7 +37,9 @@ from matryoshka2d.inference.engine import Engine, Vectors, open_engine
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
-    from matryoshka2d.inference import Engine
+    import pyarrow as pa
+
+    from matryoshka2d.encoder.elastic import ElasticEncoder
 
 _CHUNK = 8192
 OUTPUTS = (".npy", ".parquet", ".jsonl")
@@ -156,7 +155,7 @@ def encode(
         source = Path(texts)
         survey = look_over(source, column, with_schema=False)
         texts = [survey.text(row) for table in read_tables(source) for row in table.rows]
-    loaded = isinstance(model, ElasticEncoder)
+    loaded = not isinstance(model, (str, Path))
     opened = open_engine(model, engine, precision, device, size=None if loaded else wanted, pooling=pooling)
     chunks = embed_stream(opened, texts, wanted, prompt_name=prompt_name, show_progress_bar=show_progress_bar)
     nothing = np.empty((0, (wanted or opened.size).dims), dtype=np.float32)
@@ -292,6 +291,8 @@ def look_over(source: Path, column: str | None, *, with_schema: bool) -> Survey:
 
 def _schema(table: Table, source: Path) -> pa.Schema:
     """Return the columns of all rows: a later row may have more than the first."""
+    import pyarrow as pa
+
     every = range(len(table))
     with _as_parquet(source):
         return pa.schema(
@@ -303,6 +304,8 @@ def _schema(table: Table, source: Path) -> pa.Schema:
 
 
 def _joined(schemas: list[pa.Schema], source: Path) -> pa.Schema:
+    import pyarrow as pa
+
     with _as_parquet(source):
         schema = pa.unify_schemas(schemas, promote_options="permissive")
     return pa.schema([field for field in schema if field.name != VECTOR_COLUMN])
@@ -310,6 +313,8 @@ def _joined(schemas: list[pa.Schema], source: Path) -> pa.Schema:
 
 @contextmanager
 def _as_parquet(file: Path) -> Iterator[None]:
+    import pyarrow as pa
+
     try:
         yield
     except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
@@ -382,6 +387,9 @@ def _without_nan(value: Any) -> Any:
 
 
 def _write_parquet(path: Path, chunks: Iterator[Chunk], survey: Survey, dims: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     vectors_of = pa.field(VECTOR_COLUMN, pa.list_(pa.float32(), dims))
     assert survey.schema is not None
     with _as_parquet(Path(path.name)), pq.ParquetWriter(path, survey.schema.append(vectors_of)) as writer:

@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import naming_the_cache, staged_file, user_cache
 from matryoshka2d.inference.tokens import Tokens
@@ -26,6 +24,7 @@ from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
     from matryoshka2d.encoder.elastic import ElasticEncoder
+    from matryoshka2d.encoder.saved_model import SavedModel
 
 Vectors = NDArray[np.float32]
 
@@ -142,9 +141,30 @@ def open_engine(
 
     home = importlib.import_module(f"matryoshka2d.inference.{name}_engine")
     opened: Engine = getattr(home, ENGINES[name])(
-        load(model, device, size, pooling, engine=name), precision, calibration
+        _saved(model, name, device, size, pooling) or load(model, device, size, pooling, engine=name),
+        precision,
+        calibration,
     )
     return opened
+
+
+def _saved(
+    model: str | Path | ElasticEncoder,
+    engine: str,
+    device: str | None,
+    size: str | Size | None,
+    pooling: str | None,
+) -> SavedModel | None:
+    """Return a model that can run as it lies in its folder, or None where it must be loaded in full."""
+    from matryoshka2d.encoder.default_model import resolve_model
+    from matryoshka2d.encoder.precision import only_cpu
+    from matryoshka2d.encoder.saved_model import read_model
+
+    if engine != "torch" or pooling is not None or not isinstance(model, (str, Path)):
+        return None
+    if device != "cpu" and not (device is None and only_cpu()):
+        return None
+    return read_model(resolve_model(str(model)), None if size is None else Size.parse(size))
 
 
 def _chosen(
@@ -195,13 +215,17 @@ def load(
                 f"the {engine} engine runs on the cpu: leave out the device '{device}', or use torch"
             )
         device = "cpu"
-    if not isinstance(model, ElasticEncoder):
+    if isinstance(model, (str, Path)):
+        from matryoshka2d.encoder.elastic import ElasticEncoder
+
         encoder = ElasticEncoder(resolve_model(str(model)), device=device, size=size, pooling=pooling)
         return Loaded(encoder, ours=True)
     if size is not None or pooling is not None:
         raise UserError(
             "a loaded encoder has its size and its pooling: give the model's name, or leave them out"
         )
+    import torch
+
     if device is None or torch.device(device) == model.device:
         return Loaded(model, ours=False)
     encoder = copy.deepcopy(model)

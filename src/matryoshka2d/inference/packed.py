@@ -7,7 +7,7 @@ needs to know where a text ends, and texts of one length share one batched produ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from matryoshka2d.encoder.architectures import PostNormParts, architecture_of, layers_of
+from matryoshka2d.encoder.saved_model import SavedModel
 from matryoshka2d.inference.kernels import Kernels
 from matryoshka2d.inference.tokens import Tokens
+
+Weight = Callable[[str], Tensor]
+"""Name of a weight in the base model → the weight."""
 
 # Longer texts attend through the library's blockwise kernel, which keeps no square of scores.
 _SHORT = 64
@@ -42,9 +46,7 @@ class PackedLayers:
     Parameters
     ----------
     model
-        The transformers base model; its weights are copied, it is not changed.
-    parts
-        Where its parts are.
+        A transformers base model, or a saved one; it is not changed.
     dtype
         What to compute in.
     kernels
@@ -52,24 +54,29 @@ class PackedLayers:
     """
 
     def __init__(
-        self, model: nn.Module, parts: PostNormParts, dtype: torch.dtype, kernels: Kernels | None = None
+        self, model: nn.Module | SavedModel, dtype: torch.dtype, kernels: Kernels | None = None
     ) -> None:
         config: Any = model.config
+        architecture = architecture_of(config)
+        parts = architecture.post_norm
+        assert parts is not None
+        weights: Weight
+        if isinstance(model, SavedModel):
+            weights, depth = model.weights(), model.depth
+        else:
+            weights, depth = model.get_parameter, len(layers_of(model))
         self.dtype = dtype
         self.kernels = kernels
-        self.heads = int(config.num_attention_heads)
-        self.embeddings = _Embeddings(model, parts, dtype)
-        self.layers = [_Layer(layer, parts, dtype, kernels) for layer in layers_of(model)]
+        self.heads = int(getattr(config, parts.attention_heads))
+        self.embeddings = _Embeddings(weights, config, parts, dtype)
+        paths = [f"{architecture.layers}.{n}" for n in range(depth)]
+        self.layers = [_Layer(weights, path, parts, parts.eps(config), dtype, kernels) for path in paths]
 
     @classmethod
     def of(cls, model: nn.Module, dtype: torch.dtype, kernels: Kernels | None = None) -> PackedLayers | None:
         """Return the packed form of a model, or None where its architecture has none."""
         parts = architecture_of(model.config).post_norm
-        if parts is None or getattr(model.config, parts.activation, None) != "gelu":
-            return None
-        if getattr(model.config, "is_decoder", False):
-            return None
-        return cls(model, parts, dtype, kernels)
+        return cls(model, dtype, kernels) if parts is not None and parts.fits(model.config) else None
 
     @property
     def bytes(self) -> list[int]:
@@ -108,15 +115,14 @@ class PackedLayers:
 class _Embeddings:
     """Word, position and token type embeddings, summed and normalized."""
 
-    def __init__(self, model: nn.Module, parts: PostNormParts, dtype: torch.dtype) -> None:
-        self.word = _weight(model, parts.word)
-        self.position = _weight(model, parts.position).clone()
+    def __init__(self, weights: Weight, config: Any, parts: PostNormParts, dtype: torch.dtype) -> None:
+        self.word = _copy(weights(f"{parts.word}.weight"), torch.float32)
+        self.position = _copy(weights(f"{parts.position}.weight"), torch.float32).clone()
         if parts.token_type is not None:
             # A text alone is all of type 0.
-            self.position += _weight(model, parts.token_type)[0]
-        self.norm = _Norm(model.get_submodule(parts.embedding_norm), torch.float32)
+            self.position += _copy(weights(f"{parts.token_type}.weight"), torch.float32)[0]
+        self.norm = _Norm(weights, parts.embedding_norm, parts.eps(config), torch.float32)
         self.dtype = dtype
-        config: Any = model.config
         self.padding = int(config.pad_token_id or 0) if parts.positions_follow_padding else None
 
     @property
@@ -148,17 +154,23 @@ class _Layer:
     """One layer: attention, add and norm, feed-forward, add and norm."""
 
     def __init__(
-        self, layer: nn.Module, parts: PostNormParts, dtype: torch.dtype, kernels: Kernels | None
+        self,
+        weights: Weight,
+        path: str,
+        parts: PostNormParts,
+        eps: float,
+        dtype: torch.dtype,
+        kernels: Kernels | None,
     ) -> None:
-        def linear(*paths: str) -> _Linear:
-            return _Linear([layer.get_submodule(path) for path in paths], dtype, kernels)
+        def linear(*names: str) -> _Linear:
+            return _Linear(weights, [f"{path}.{name}" for name in names], dtype, kernels)
 
         self.qkv = linear(parts.query, parts.key, parts.value)
         self.attention_output = linear(parts.attention_output)
-        self.attention_norm = _Norm(layer.get_submodule(parts.attention_norm), dtype)
+        self.attention_norm = _Norm(weights, f"{path}.{parts.attention_norm}", eps, dtype)
         self.up = linear(parts.up)
         self.down = linear(parts.down)
-        self.output_norm = _Norm(layer.get_submodule(parts.output_norm), dtype)
+        self.output_norm = _Norm(weights, f"{path}.{parts.output_norm}", eps, dtype)
 
     @property
     def bytes(self) -> int:
@@ -198,10 +210,10 @@ def _attend_short(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class _Norm:
     """A LayerNorm that gives back the precision it gets."""
 
-    def __init__(self, norm: nn.Module, dtype: torch.dtype) -> None:
-        self.exact = [_copy(_tensor(norm, name), torch.float32) for name in ("weight", "bias")]
+    def __init__(self, weights: Weight, path: str, eps: float, dtype: torch.dtype) -> None:
+        self.exact = [_copy(weights(f"{path}.{name}"), torch.float32) for name in ("weight", "bias")]
         self.weight, self.bias = (tensor.to(dtype) for tensor in self.exact)
-        self.eps = float(norm.eps)  # type: ignore[arg-type]
+        self.eps = eps
 
     def __call__(self, states: Tensor, kernels: Kernels | None) -> Tensor:
         if kernels is not None and kernels.normalizes(states.dtype, states.shape[1]):
@@ -216,9 +228,11 @@ class _Linear:
     products of bf16, they are rounded to bf16 and multiplied in fp32.
     """
 
-    def __init__(self, linears: Sequence[nn.Module], dtype: torch.dtype, kernels: Kernels | None) -> None:
-        self.weight = _copy(torch.cat([_tensor(linear, "weight") for linear in linears]), dtype)
-        self.bias = _copy(torch.cat([_tensor(linear, "bias") for linear in linears]), dtype)
+    def __init__(
+        self, weights: Weight, paths: Sequence[str], dtype: torch.dtype, kernels: Kernels | None
+    ) -> None:
+        self.weight = _copy(torch.cat([weights(f"{path}.weight") for path in paths]), dtype)
+        self.bias = _copy(torch.cat([weights(f"{path}.bias") for path in paths]), dtype)
         outputs, inputs = self.weight.shape
         self.kernels = kernels if kernels is not None and kernels.maps(dtype, inputs, outputs) else None
         self.fused = dtype == torch.bfloat16 and library_has_bf16()
@@ -269,16 +283,6 @@ def library_has_bf16() -> bool:
 def multiplied_in(dtype: torch.dtype) -> torch.dtype:
     """Return what products of a precision run in: fp32 for bf16 where only torch's slow loops have it."""
     return torch.float32 if dtype == torch.bfloat16 and not library_has_bf16() else dtype
-
-
-def _weight(model: nn.Module, path: str) -> Tensor:
-    return _copy(_tensor(model.get_submodule(path), "weight"), torch.float32)
-
-
-def _tensor(module: nn.Module, name: str) -> Tensor:
-    tensor = getattr(module, name)
-    assert isinstance(tensor, Tensor)
-    return tensor
 
 
 def _copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:

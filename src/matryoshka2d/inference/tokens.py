@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryoshka2d.encoder.elastic import without_model
+from matryoshka2d.encoder.saved_model import SavedTexts
+from matryoshka2d.encoder.saved_tokenizer import NO_LIMIT
 from matryoshka2d.errors import UserError, did_you_mean, whole_texts
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _SLOW_BATCH = 64
 _CHARACTERS_PER_TOKEN = 8
 # Tokens that the head must have beyond the limit: how a text was cut shows in its last few tokens only.
 _MARGIN = 16
-_NO_LIMIT = 1_000_000
 # So few texts are tokenized one by one.
 _FEW = 8
 
@@ -106,27 +106,37 @@ def packed(rows: Sequence[Sequence[int]], prompt_length: int = 0) -> Tokens:
 
 
 class TextTokenizer:
-    """The tokenizer of an encoder, giving `Tokens`. Safe to share between threads.
+    """The tokenizer of a model, giving `Tokens`. Safe to share between threads.
 
     Text-only models with a fast tokenizer are tokenized by a copy of it that never pads; all others by
     the encoder's own `preprocess`. Both give the same ids.
 
     Parameters
     ----------
-    encoder
-        The encoder whose tokenizer, limit and prompts are used.
+    model
+        The encoder whose tokenizer, limit and prompts are used, or those of a saved model.
     """
 
-    def __init__(self, encoder: ElasticEncoder) -> None:
+    def __init__(self, model: ElasticEncoder | SavedTexts) -> None:
+        self.prompts = dict(model.prompts)
+        self.default_prompt_name = model.default_prompt_name
+        if not isinstance(model, SavedTexts):
+            self._take(model)
+            return
+        saved = model.tokenizer
+        self.fill, self.limit, self.vocabulary = saved.padding, saved.limit, saved.vocabulary
+        self._skips_prompt, self._fast = False, saved.backend
+
+    def _take(self, encoder: ElasticEncoder) -> None:
+        from matryoshka2d.encoder.elastic import without_model
+
         # The module without the model's weights, which need not stay in memory for it.
         transformer: Any = without_model(encoder[0])
-        self.prompts = dict(encoder.prompts)
-        self.default_prompt_name = encoder.default_prompt_name
         self.fill = int(getattr(transformer.tokenizer, "pad_token_id", None) or 0)
         self._preprocess = transformer.preprocess
         self._skips_prompt = any(getattr(module, "include_prompt", True) is False for module in encoder)
-        limit = int(min(getattr(transformer.tokenizer, "model_max_length", _NO_LIMIT), _NO_LIMIT))
-        self.limit = None if limit >= _NO_LIMIT else limit
+        limit = int(min(getattr(transformer.tokenizer, "model_max_length", NO_LIMIT), NO_LIMIT))
+        self.limit = None if limit >= NO_LIMIT else limit
         """Tokens of which no text keeps more, or None where there is no limit."""
         self._tokenizer = transformer.tokenizer
         self.vocabulary = len(self._tokenizer)

@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers.sentence_transformer.modules import Pooling
-from torch import Tensor
 
 from matryoshka2d.encoder import architectures
-from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.encoder.precision import resolve_precision
+from matryoshka2d.encoder.saved_model import SavedModel
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference.engine import Loaded, Vectors
 from matryoshka2d.inference.kernels import load_kernels
 from matryoshka2d.inference.packed import Groups, PackedLayers
 from matryoshka2d.inference.request_batching import BatchingEngine, Shape
+from matryoshka2d.inference.tail import Tail
 from matryoshka2d.inference.tokens import TextTokenizer, Tokens
+
+if TYPE_CHECKING:
+    from matryoshka2d.encoder.elastic import ElasticEncoder
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Tokens a batch. On a CPU a batch of one core should stay in its cache; a GPU wants much more at once.
 _CPU_BUDGET = 1024
 _GPU_BUDGET = 32768
 _WASTE = 0.1
-_POOLINGS = ("mean", "cls", "lasttoken")
 
 
-def open_torch(model: Loaded, precision: str, calibration: Sequence[str] | None = None) -> BatchingEngine:
+def open_torch(
+    model: Loaded | SavedModel, precision: str, calibration: Sequence[str] | None = None
+) -> BatchingEngine:
     """Put a loaded model into the torch engine; an encoder that a caller gave stays as it is."""
     if precision == "int8" or calibration is not None:
         raise UserError("the torch engine has no int8: choose the engine onnx, or another precision")
+    if isinstance(model, SavedModel):
+        return _open_saved(model, precision)
     encoder = model.encoder
     chosen = resolve_precision(precision, str(encoder.device)).name
     shape = Shape(encoder.depth, encoder.width, encoder.size, encoder.sizes)
@@ -40,13 +45,21 @@ def open_torch(model: Loaded, precision: str, calibration: Sequence[str] | None 
     on_cpu = encoder.device.type == "cpu"
     packed = PackedLayers.of(encoder.base, _DTYPES[chosen], load_kernels()) if on_cpu else None
     if packed is not None:
-        runner: Any = PackedRunner(encoder, packed, chosen)
+        runner: Any = PackedRunner(Tail.of(encoder), packed, chosen)
     else:
         twin = encoder if model.ours else copy.deepcopy(encoder)
         twin.to(_DTYPES[chosen]).eval().requires_grad_(False)
         runner = LayersRunner(twin, chosen)
     threads = torch.get_num_threads() if on_cpu else 1
     return BatchingEngine(runner, tokenizer, shape, threads=threads)
+
+
+def _open_saved(model: SavedModel, precision: str) -> BatchingEngine:
+    chosen = resolve_precision(precision, "cpu").name
+    shape = Shape(model.depth, model.width, model.size, model.sizes)
+    layers = PackedLayers(model, _DTYPES[chosen], load_kernels())
+    runner: Any = PackedRunner(Tail.of_saved(model), layers, chosen)
+    return BatchingEngine(runner, TextTokenizer(model.texts), shape, threads=torch.get_num_threads())
 
 
 class LayersRunner:
@@ -100,8 +113,8 @@ class PackedRunner:
 
     Parameters
     ----------
-    encoder
-        The encoder, whose modules after the layers are kept; its layers are not.
+    tail
+        What makes vectors of the layers' states.
     layers
         The layers, ready to run.
     precision
@@ -113,19 +126,17 @@ class PackedRunner:
     budget = _CPU_BUDGET
     waste: float | None = None
 
-    def __init__(self, encoder: ElasticEncoder, layers: PackedLayers, precision: str) -> None:
+    def __init__(self, tail: Tail, layers: PackedLayers, precision: str) -> None:
+        self.tail = tail
         self.layers = layers
         self.precision = precision
-        self.heads = copy.deepcopy(encoder.heads).float() if encoder.heads is not None else None
-        modules = [copy.deepcopy(module).float().eval() for module in encoder._later_modules()]
-        self.pooling, self.later = modules[0], modules[1:]
 
     @torch.inference_mode()
     def run(self, tokens: Tokens, layers: int) -> Vectors:
         """Return float32 [texts, width]."""
         groups = Groups.of(tokens)
         states = self.layers(tokens, groups, layers)
-        vectors = self._vectors(states, groups, tokens.prompt_length, layers)
+        vectors = self.tail(states, groups, tokens.prompt_length, layers)
         return np.asarray(vectors.numpy(), dtype=np.float32)
 
     @torch.inference_mode()
@@ -138,7 +149,7 @@ class PackedRunner:
             if staying < left:
                 gone = tokens.take(np.arange(staying, left))
                 own = states[len(states) - len(gone.ids) :]
-                vectors = self._vectors(own, Groups.of(gone), tokens.prompt_length, layer)
+                vectors = self.tail(own, Groups.of(gone), tokens.prompt_length, layer)
                 yield np.asarray(vectors.numpy(), dtype=np.float32)
 
     @torch.inference_mode()
@@ -146,36 +157,10 @@ class PackedRunner:
         """Return float32 [texts, layers x width]: the first exits side by side."""
         groups = Groups.of(tokens)
         exits = [
-            self._vectors(states, groups, tokens.prompt_length, n)
+            self.tail(states, groups, tokens.prompt_length, n)
             for n, states in enumerate(self.layers.exits(tokens, groups, layers), start=1)
         ]
         return np.asarray(torch.cat(exits, dim=1).numpy(), dtype=np.float32)
-
-    def _vectors(self, states: Tensor, groups: Groups, prompt_length: int, layer: int) -> Tensor:
-        """Return float32 [texts, width] of the token states [total, hidden] after a layer."""
-        pooled = [
-            self._pool(states[start : start + texts * length].view(texts, length, -1), prompt_length)
-            for start, texts, length in groups.spans
-        ]
-        vectors = torch.cat(pooled)
-        for module in self.later:
-            vectors = module({"sentence_embedding": vectors})["sentence_embedding"]
-        return vectors if self.heads is None else self.heads.apply_to(vectors, layer)
-
-    def _pool(self, states: Tensor, prompt_length: int) -> Tensor:
-        """Return float32 [texts, width] of token states [texts, length, hidden]: all of them count."""
-        mode = getattr(self.pooling, "pooling_mode", None)
-        if prompt_length == 0 and isinstance(self.pooling, Pooling) and mode in _POOLINGS:
-            if mode == "mean":
-                return states.mean(dim=1, dtype=torch.float32)
-            return states[:, 0 if mode == "cls" else -1].float()
-        features: dict[str, Any] = {
-            "token_embeddings": states.float(),
-            "attention_mask": torch.ones(states.shape[:2], dtype=torch.int64),
-            **({"prompt_length": prompt_length} if prompt_length else {}),
-        }
-        pooled: Tensor = self.pooling(features)["sentence_embedding"]
-        return pooled
 
     def memory(self) -> Mapping[int, int]:
         """Return layers → bytes of the weights that they and the embeddings take."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-
-import torch
 
 from matryoshka2d.inference.engine import MixingRunner, Runner, Vectors
 from matryoshka2d.inference.queueing import FairQueue, Job
@@ -74,10 +73,12 @@ class Workers:
         for thread in self._threads:
             thread.start()
         _LIVE.add(self)
-        before = torch.get_num_threads()
+        torch = sys.modules.get("torch")
+        before = torch.get_num_threads() if torch is not None else 0
         started.wait()
-        # Each worker set its own number of cores, which torch also takes as the default of later threads.
-        torch.set_num_threads(before)
+        if torch is not None:
+            # Each worker set its own number of cores, which torch also takes as the default of later threads.
+            torch.set_num_threads(before)
 
     def submit(
         self,
@@ -129,7 +130,10 @@ class Workers:
             self._changed.wait_for(lambda: not self._callers, _PATIENCE)
 
     def _work(self, started: threading.Barrier, cores: int) -> None:
-        torch.set_num_threads(cores)
+        # Where torch is not loaded, it is not what runs the batches.
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.set_num_threads(cores)
         started.wait()
         while jobs := self._next():
             live = [job for job in jobs if job.future.set_running_or_notify_cancel()]

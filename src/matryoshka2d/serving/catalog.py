@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import statistics
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from matryoshka2d.encoder.default_model import resolve_model
-from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.encoder.loading import side_prompt
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.evaluation.cost import vector_bytes
@@ -253,11 +253,12 @@ def _milliseconds(engine: BatchingEngine, size: Size) -> float:
 def _quality(model: str) -> Quality | None:
     """Return the quality that a model's folder holds, if it is of these weights."""
     folder = Path(resolve_model(model))
-    if not (folder / "elastic.json").is_file():
+    record = folder / "elastic.json"
+    if not record.is_file() or not holds_quality(json.loads(record.read_text(encoding="utf-8"))):
         return None
+    from matryoshka2d.encoder.elastic import ElasticEncoder
+
     encoder = ElasticEncoder(str(folder), device="cpu")
-    if not holds_quality(encoder.record):
-        return None
     try:
         return stored_quality(encoder.record, "float32", fingerprint(encoder))
     except UserError as error:
