@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from matryoshka2d.planning import plan as plan
     from matryoshka2d.search import open_index as open_index
     from matryoshka2d.size import Size as Size
+    from matryoshka2d.training import DistillOptions as DistillOptions
     from matryoshka2d.training import FitOptions as FitOptions
     from matryoshka2d.training import RotateOptions as RotateOptions
     from matryoshka2d.training import TrainingOptions as TrainingOptions
+    from matryoshka2d.training import distill as distill
     from matryoshka2d.training import fit as fit
     from matryoshka2d.training import rotate as rotate
     from matryoshka2d.training import train as train
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 # Imported when first asked for: `import matryoshka2d` must not wait for torch.
 _HOMES = {
     "Budget": "planning",
+    "DistillOptions": "training",
     "ElasticEncoder": "encoder.elastic",
     "ElasticLoss": "losses.elastic_loss",
     "ElasticVectorizer": "inference.vectorizer",
@@ -45,6 +48,7 @@ _HOMES = {
     "Size": "size",
     "TrainingOptions": "training",
     "UserError": "errors",
+    "distill": "training",
     "encode": "inference",
     "evaluate": "evaluation",
     "export_model": "export.exporter",

@@ -13,7 +13,7 @@ from matryoshka2d.cli.plan import plan_command
 from matryoshka2d.cli.recut import recut_command
 from matryoshka2d.cli.search import search
 from matryoshka2d.cli.serve import serve_command
-from matryoshka2d.cli.train import fit_command, rotate_command, train_command
+from matryoshka2d.cli.train import distill_command, fit_command, rotate_command, train_command
 from matryoshka2d.cli.tune import tune_command
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def version(
 
 
 app.command("fit")(fit_command)
+app.command("distill")(distill_command)
 app.command("train")(train_command)
 app.command("rotate")(rotate_command)
 app.command()(evaluate)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from matryoshka2d.cli.common import print_json, quiet_libraries
 from matryoshka2d.cli.option_flags import command_of_choices
-from matryoshka2d.training.training_options import FitOptions, RotateOptions, TrainingOptions
+from matryoshka2d.training.training_options import DistillOptions, FitOptions, RotateOptions, TrainingOptions
 
 
 def _train(options: TrainingOptions, json: bool, quiet: bool) -> None:
@@ -32,6 +34,13 @@ def _train(options: TrainingOptions, json: bool, quiet: bool) -> None:
 train_command = command_of_choices(TrainingOptions, _train)
 
 
+def _print_nearness(nearness: Mapping[str, Sequence[float]]) -> None:
+    if nearness:
+        print("Mean cosine to the full size, on texts left out:")
+    for layers, (before, after) in nearness.items():
+        print(f"  {layers} layer{'s' if layers != '1' else ' '}  {before:6.3f} -> {after:.3f}")
+
+
 def _fit(options: FitOptions, json: bool, quiet: bool) -> None:
     """Make a finished model elastic in a minute: no labels, no training, the full size as it was.
 
@@ -49,14 +58,36 @@ def _fit(options: FitOptions, json: bool, quiet: bool) -> None:
     if json:
         print_json(summary)
     elif not quiet:
-        if nearness:
-            print("Mean cosine to the full size, on texts left out of the fit:")
-        for layers, (before, after) in nearness.items():
-            print(f"  {layers} layer{'s' if layers != '1' else ' '}  {before:6.3f} -> {after:.3f}")
+        _print_nearness(nearness)
         print(f"Wrote {options.output}. Next: matryoshka2d evaluate {options.output} --sts STS")
 
 
 fit_command = command_of_choices(FitOptions, _fit)
+
+
+def _distill(options: DistillOptions, json: bool, quiet: bool) -> None:
+    """Give a finished model a shallow tower for its small sizes: no labels, the full size as it was.
+
+    A copy of the first layers is trained to land on the full size's vectors. It takes minutes to hours, and
+    gives far more on search than fit.
+
+    Example: matryoshka2d distill --model default --data texts.txt --output my-model
+    """
+    options.check_ready()
+    quiet_libraries()
+    from matryoshka2d.training.distillation import distill
+
+    encoder = distill(options, quiet=quiet or json)
+    nearness = encoder.record["distill"]["nearness"]
+    summary = {"output": options.output, "full_size": str(encoder.size), "nearness": nearness}
+    if json:
+        print_json(summary)
+    elif not quiet:
+        _print_nearness(nearness)
+        print(f"Wrote {options.output}. Next: matryoshka2d evaluate {options.output} --sts STS")
+
+
+distill_command = command_of_choices(DistillOptions, _distill)
 
 
 def _rotate(options: RotateOptions, json: bool, quiet: bool) -> None:

@@ -2,7 +2,8 @@
 
 The function at a size n x d is: first n layers → final norm, where the architecture has one → the
 model's own pooling and later modules → the head of that exit, if there is one → first d coordinates →
-L2-normalize. Everything else in the package is a use of this file.
+L2-normalize. Where the model has a shallow tower, sizes of its layers are the tower's, a model of that kind
+itself; deeper ones are the model's own. Everything else in the package is a use of this file.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from matryoshka2d.encoder import architectures, default_model, loading
 from matryoshka2d.encoder.finite import check_finite, check_weights
 from matryoshka2d.encoder.heads import ExitHeads, identity_dense
 from matryoshka2d.encoder.hub import hub_arguments
-from matryoshka2d.encoder.saved_model import HEADS, RECORD
+from matryoshka2d.encoder.saved_model import HEADS, RECORD, SHALLOW
 from matryoshka2d.encoder.tokenizer_settings import settle_tokenizer
+from matryoshka2d.encoder.tower import ShallowTower
 from matryoshka2d.errors import UserError, whole_texts
 from matryoshka2d.size import Size, default_sizes
 
 _ROTATION = "rotation"
+_ASIDE = (ExitHeads, ShallowTower)
+"""Modules that hand the full size on unchanged."""
 RunColumns = Callable[["ElasticEncoder", Sequence[dict[str, Any]], Sequence[int]], Mapping[int, Any]]
 """Model, columns of a batch, layers → layer → the vectors of every column."""
 # Few enough that padding them to their longest costs little.
@@ -85,6 +89,8 @@ class ElasticEncoder(SentenceTransformer):
         if model_name_or_path is not None:
             name = loading.check_model(default_model.resolve_model(str(model_name_or_path)))
             kwargs = hub_arguments(name, kwargs)
+            if wanted is not None:
+                name = _answering(name, wanted, kwargs)
             with loading.in_one_line(name), loading.without_load_report(shallow=wanted is not None):
                 super().__init__(**loading.init_arguments(name, wanted, pooling, kwargs))
         else:
@@ -111,11 +117,22 @@ class ElasticEncoder(SentenceTransformer):
         if record is None:
             return
         self.record = json.loads(record.read_text(encoding="utf-8"))
+        if self.record.get("shallow"):
+            self._load_shallow(name, kwargs)
         folder = loading.elastic_folder(name, HEADS, kwargs) if self.record.get("heads") else None
         if folder is not None:
             heads = ExitHeads.load(folder)
             heads.keep(self.depth)
             self._attach(heads)
+
+    def _load_shallow(self, name: str, kwargs: dict[str, Any]) -> None:
+        folder = loading.elastic_folder(name, SHALLOW, kwargs)
+        if folder is None:
+            raise UserError(
+                f"{name} lacks the folder {SHALLOW}, which answers its small sizes: copy it whole"
+            )
+        passed = {key: kwargs[key] for key in ("device", "model_kwargs") if key in kwargs}
+        self.add_tower(ElasticEncoder(folder, **passed))
 
     @property
     def base(self) -> nn.Module:
@@ -165,6 +182,67 @@ class ElasticEncoder(SentenceTransformer):
         assert self.heads is not None
         return self.heads
 
+    @property
+    def tower(self) -> ElasticEncoder | None:
+        """The shallow tower: the model of few layers that answers the sizes of those, if there is one."""
+        tower = self._modules.get(SHALLOW)
+        return cast(ElasticEncoder, tower.encoder) if isinstance(tower, ShallowTower) else None
+
+    def add_tower(self, tower: ElasticEncoder) -> None:
+        """Let a model of fewer layers answer the sizes of those; deeper sizes stay as they are.
+
+        Parameters
+        ----------
+        tower
+            An elastic model of fewer layers that gives vectors of the same width, in the same space.
+
+        Raises
+        ------
+        UserError
+            If it has not fewer layers, or another width.
+
+        Examples
+        --------
+        >>> from matryoshka2d.encoder.default_model import default_model_path
+        >>> encoder = ElasticEncoder(default_model_path(), device="cpu")
+        >>> encoder.add_tower(encoder.first_layers(2))
+        >>> encoder.tower.depth, encoder.depth
+        (2, 6)
+        """
+        if tower.depth >= self.depth or tower.width != self.width:
+            raise UserError(
+                f"a shallow tower of {tower.depth} layers and {tower.width} dims for a model of {self.depth} "
+                f"and {self.width}: expected fewer layers, and the same dims"
+            )
+        tower.prompts, tower.default_prompt_name = self.prompts, self.default_prompt_name
+        self.add_module(SHALLOW, ShallowTower(tower.to(device=self.device, dtype=self.dtype)))
+
+    def first_layers(self, layers: int) -> ElasticEncoder:
+        """Return an independent elastic model of the first layers, in the same space, without heads.
+
+        Parameters
+        ----------
+        layers
+            How many, fewer than there are or all.
+        """
+        wanted = self.check(Size(layers, self.width))
+        transformer = copy.deepcopy(without_model(self[0]))
+        transformer.model = architectures.cut(self.base, wanted.layers)
+        later = copy.deepcopy(self._later_modules())
+        normalize = [Normalize()] if self.ends_in_normalize else []
+        return ElasticEncoder(
+            modules=[transformer, *later, *normalize],
+            device=str(self.device),
+            prompts=dict(self.prompts),
+            default_prompt_name=self.default_prompt_name,
+            similarity_fn_name=self._similarity_fn_name,
+        )
+
+    def answering(self, layers: int) -> ElasticEncoder:
+        """Return the model that answers sizes of so many layers: the shallow tower, or this one itself."""
+        tower = self.tower
+        return tower if tower is not None and 1 <= layers <= tower.depth else self
+
     def _attach(self, heads: ExitHeads) -> None:
         self.add_module(HEADS, heads.to(device=self.device, dtype=self.dtype))
 
@@ -211,6 +289,8 @@ class ElasticEncoder(SentenceTransformer):
         rotated.copy_(turned.T @ rotated.double().cpu())
         if self.heads is not None:
             self.heads.rotate(turned)
+        if self.tower is not None:
+            self.tower.rotate(turned)
 
     def _insert_rotation(self) -> None:
         """Put the identity, as a frozen Dense, before a Normalize at the end and before the heads."""
@@ -308,11 +388,17 @@ class ElasticEncoder(SentenceTransformer):
         dict
             layer → float [batch, width], in ascending order of layers.
         """
-        states = self.token_states(features, layers)
-        return {n: self.pooled(features, state, n) for n, state in states.items()}
+        own = [n for n in layers if self.answering(n) is self]
+        vectors = {}
+        if self.tower is not None and len(own) < len(layers):
+            vectors = self.tower.exit_vectors(features, [n for n in layers if n not in own])
+        if own:
+            states = self.token_states(features, own)
+            vectors.update({n: self.pooled(features, state, n) for n, state in states.items()})
+        return dict(sorted(vectors.items()))
 
     def token_states(self, features: dict[str, Any], layers: Sequence[int]) -> dict[int, Tensor]:
-        """Return the state of every token at several exits from one pass, final norm applied.
+        """Return the state of every token at several exits of this model's own layers, final norm applied.
 
         Parameters
         ----------
@@ -380,8 +466,8 @@ class ElasticEncoder(SentenceTransformer):
         return vectors if self.heads is None else self.heads.apply_to(vectors, layers)
 
     def _later_modules(self) -> list[nn.Module]:
-        """Return the modules after the Transformer, without the heads and a Normalize at the end."""
-        modules = [module for module in list(self)[1:] if not isinstance(module, ExitHeads)]
+        """Return the modules after the Transformer, without those aside and a Normalize at the end."""
+        modules = [module for module in list(self)[1:] if not isinstance(module, _ASIDE)]
         while modules and isinstance(modules[-1], Normalize):
             modules.pop()
         return modules
@@ -389,7 +475,7 @@ class ElasticEncoder(SentenceTransformer):
     @property
     def ends_in_normalize(self) -> bool:
         """Whether the model itself returns vectors of unit length."""
-        modules = [module for module in self if not isinstance(module, ExitHeads)]
+        modules = [module for module in self if not isinstance(module, _ASIDE)]
         return isinstance(modules[-1], Normalize)
 
     @torch.inference_mode()
@@ -435,7 +521,7 @@ class ElasticEncoder(SentenceTransformer):
         results = {n: np.empty((len(texts), self.width), dtype=np.float32) for n in wanted}
         self.eval()
         prompt = self._resolve_prompt(prompt, prompt_name)
-        for rows, batch in _batches(texts, self._lengths(texts), batch_size, show_progress_bar):
+        for rows, batch in _batches(texts, self.token_counts(texts), batch_size, show_progress_bar):
             features = self.preprocess(batch, prompt=prompt)
             features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
             for n, vectors in self.exit_vectors(features, wanted).items():
@@ -444,7 +530,7 @@ class ElasticEncoder(SentenceTransformer):
             check_finite(found, texts)
         return results
 
-    def _lengths(self, texts: Sequence[str]) -> list[int]:
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text: batches of one length are not padded, those of one width are."""
         # A fast tokenizer keeps the settings of its last call, for all threads. So it is called as
         # `preprocess` calls it: without padding here, a batch of another thread would come out unpadded.
@@ -489,6 +575,10 @@ class ElasticEncoder(SentenceTransformer):
         """
         wanted = self.check(size)
         check_weights(self, "the model")
+        if self.answering(wanted.layers) is not self:
+            small = self.answering(wanted.layers).truncate(wanted)
+            small.max_seq_length = self.max_seq_length
+            return small
         transformer = copy.deepcopy(without_model(self[0]))
         transformer.model = architectures.cut(self.base, wanted.layers)
         dims = [s.dims for s in self.sizes if s.dims <= wanted.dims]
@@ -540,8 +630,11 @@ class ElasticEncoder(SentenceTransformer):
         check_weights(self, "the model that was made")
         super().save(path, model_name, create_model_card, train_datasets, safe_serialization)
         folder = Path(path)
-        _unlist_heads(folder)
+        _unlist_aside(folder)
         record = {**self.record, "format": 1, "heads": self.heads.layers() if self.heads else []}
+        record.pop("shallow", None)
+        if self.tower is not None:
+            record["shallow"] = self.tower.depth
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -602,15 +695,25 @@ def without_model(transformer: Transformer) -> Transformer:
     return _with_model(transformer, nothing)
 
 
-def _unlist_heads(folder: Path) -> None:
-    """Take the heads out of modules.json, so that stock loaders see the full size alone."""
+def _answering(name: str, size: Size, kwargs: dict[str, Any]) -> str:
+    """Return the model that answers a size: the folder of the shallow tower, or the model itself."""
+    record = loading.elastic_file(name, RECORD, kwargs)
+    layers = 0 if record is None else json.loads(record.read_text(encoding="utf-8")).get("shallow", 0)
+    folder = loading.elastic_folder(name, SHALLOW, kwargs) if size.layers <= layers else None
+    return name if folder is None else str(folder)
+
+
+def _unlist_aside(folder: Path) -> None:
+    """Take heads and shallow tower out of modules.json, so that stock loaders see the full size alone."""
     listing = folder / "modules.json"
     modules: Iterable[dict[str, Any]] = json.loads(listing.read_text(encoding="utf-8"))
-    kept = [module for module in modules if module["name"] != HEADS]
-    heads = next((module for module in modules if module["name"] == HEADS), None)
-    target = folder / HEADS
-    if target.exists():
-        shutil.rmtree(target)
-    if heads is not None:
-        (folder / heads["path"]).rename(target)
+    aside = {module["name"]: module for module in modules if module["name"] in (HEADS, SHALLOW)}
+    kept = [module for module in modules if module["name"] not in aside]
+    for name in (HEADS, SHALLOW):
+        target = folder / name
+        if target.exists():
+            shutil.rmtree(target)
+        if name in aside:
+            (folder / aside[name]["path"]).rename(target)
+    if aside:
         listing.write_text(json.dumps(kept, indent=2), encoding="utf-8")

@@ -48,7 +48,7 @@ def _check_folder(path: Path) -> None:
     if not any((path / file).is_file() for file in ("modules.json", "config.json")):
         raise UserError(f"{path} is not a model: expected modules.json or config.json in it")
     weights = [file for pattern in _WEIGHTS for file in path.rglob(pattern)]
-    if not any("exit_heads" not in file.parts for file in weights):
+    if all({"exit_heads", "shallow"} & set(file.relative_to(path).parts) for file in weights):
         raise UserError(
             f"{path} has no weights: expected model.safetensors in it; was the download complete?"
         )

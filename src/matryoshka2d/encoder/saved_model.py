@@ -38,6 +38,9 @@ RECORD = "elastic.json"
 HEADS = "exit_heads"
 """The folder of the heads."""
 
+SHALLOW = "shallow"
+"""The folder of the shallow tower."""
+
 _SETTINGS = "sentence_bert_config.json"
 # What that file may say without changing anything here.
 _USUAL_SETTINGS: dict[str, Any] = {
@@ -113,6 +116,8 @@ class SavedModel:
         Exit → float32 [width, width].
     depth, width, size, sizes
         As of `ElasticEncoder`.
+    tower
+        The shallow tower that answers the sizes of its layers, if there is one.
     """
 
     name: str
@@ -129,6 +134,7 @@ class SavedModel:
     width: int
     size: Size
     sizes: tuple[Size, ...]
+    tower: SavedModel | None
 
     def weights(self) -> Weights:
         """Return the base model's weights: name → float32 tensor, read and checked when asked for."""
@@ -182,6 +188,11 @@ def read_model(name: str, size: Size | None = None) -> SavedModel | None:
 
 def _read(name: str, size: Size | None) -> SavedModel:
     folder = Path(name)
+    record = json_of(folder / RECORD) if (folder / RECORD).exists() else {}
+    shallow = int(record.get("shallow", 0))
+    expect(not shallow or (folder / SHALLOW).is_dir(), "a shallow tower that is not there")
+    if size is not None and size.layers <= shallow:
+        return _read(str(folder / SHALLOW), size)
     transformer, *later = _modules(folder)
     base = folder / transformer["path"]
     config = _config(base)
@@ -196,7 +207,6 @@ def _read(name: str, size: Size | None) -> SavedModel:
     prefix = _check_file(file, parts.shapes(config, architecture.layers, depth))
     what = f"model '{name}'"
     pooling, dense, width = _later(folder, later, int(getattr(config, parts.hidden)), what)
-    record = json_of(folder / RECORD) if (folder / RECORD).exists() else {}
     heads = _heads(folder / HEADS, depth, what) if record.get("heads") else {}
     trained = tuple(map(Size.parse, record.get("sizes", [])))
     return SavedModel(
@@ -214,6 +224,7 @@ def _read(name: str, size: Size | None) -> SavedModel:
         width,
         Size(depth, width) if size is None else size.check(depth, width),
         tuple(one for one in trained if one.layers <= depth) or default_sizes(depth, width),
+        _read(str(folder / SHALLOW), None) if shallow else None,
     )
 
 

@@ -220,11 +220,13 @@ def _in_fp32(encoder: ElasticEncoder) -> ElasticEncoder:
 
 def parameters_at(encoder: ElasticEncoder, size: Size) -> int:
     """Return how many parameters a size has: those of its layers, its head and cut, and the shared ones."""
+    encoder = encoder.answering(size.layers)
     deeper = list(layers_of(encoder.base))[size.layers :]
     heads = encoder.heads
     head = heads is not None and heads.at(size.layers) is not None
     cut = size.dims * encoder.width if head or size.dims < encoder.width else 0
-    left_out = [*deeper, *([heads] if heads is not None else [])]
+    aside = [module for module in (heads, encoder.tower) if module is not None]
+    left_out = [*deeper, *aside]
     return _numbers(encoder) - sum(map(_numbers, left_out)) + cut
 
 

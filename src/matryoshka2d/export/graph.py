@@ -154,12 +154,18 @@ def _traceable(encoder: ElasticEncoder, dtype: torch.dtype) -> ElasticEncoder:
     """Return a copy that computes the same with operations that a graph can hold."""
     copied: nn.Module = copy.deepcopy(encoder)
     twin = cast(ElasticEncoder, copied.to(device="cpu", dtype=dtype).requires_grad_(False).eval())
+    for part in (twin, twin.tower):
+        if part is not None:
+            _make_traceable(part)
+    return twin
+
+
+def _make_traceable(twin: ElasticEncoder) -> None:
     # Attention kernels choose their path by the shapes of the batch; plain matrix products do not.
     cast(Any, twin.base).set_attn_implementation("eager")
     for name, module in list(twin._modules.items()):
         if _leaves_prompts_out(cast(nn.Module, module)):
             twin._modules[name] = _PoolingWithoutPrompt(cast(Pooling, module))
-    return twin
 
 
 def _forget_the_source(model: ModelProto) -> None:

@@ -43,10 +43,8 @@ def open_torch(
     shape = Shape(encoder.depth, encoder.width, encoder.size, encoder.sizes)
     tokenizer = TextTokenizer(encoder)
     on_cpu = encoder.device.type == "cpu"
-    packed = PackedLayers.of(encoder.base, _DTYPES[chosen], load_kernels()) if on_cpu else None
-    if packed is not None:
-        runner: Any = PackedRunner(Tail.of(encoder), packed, chosen)
-    else:
+    runner: Any = packed_runner(encoder, chosen) if on_cpu else None
+    if runner is None:
         twin = encoder if model.ours else copy.deepcopy(encoder)
         twin.to(_DTYPES[chosen]).eval().requires_grad_(False)
         runner = LayersRunner(twin, chosen)
@@ -54,12 +52,26 @@ def open_torch(
     return BatchingEngine(runner, tokenizer, shape, threads=threads)
 
 
+def packed_runner(encoder: ElasticEncoder, precision: str) -> PackedRunner | None:
+    """Return what runs a model, and its shallow tower, without padding; None for most architectures."""
+    layers = PackedLayers.of(encoder.base, _DTYPES[precision], load_kernels())
+    if layers is None:
+        return None
+    tower = None if encoder.tower is None else packed_runner(encoder.tower, precision)
+    return PackedRunner(Tail.of(encoder), layers, precision, tower)
+
+
 def _open_saved(model: SavedModel, precision: str) -> BatchingEngine:
     chosen = resolve_precision(precision, "cpu").name
     shape = Shape(model.depth, model.width, model.size, model.sizes)
-    layers = PackedLayers(model, _DTYPES[chosen], load_kernels())
-    runner: Any = PackedRunner(Tail.of_saved(model), layers, chosen)
+    runner: Any = _saved_runner(model, chosen)
     return BatchingEngine(runner, TextTokenizer(model.texts), shape, threads=torch.get_num_threads())
+
+
+def _saved_runner(model: SavedModel, precision: str) -> PackedRunner:
+    layers = PackedLayers(model, _DTYPES[precision], load_kernels())
+    tower = None if model.tower is None else _saved_runner(model.tower, precision)
+    return PackedRunner(Tail.of_saved(model), layers, precision, tower)
 
 
 class LayersRunner:
@@ -103,9 +115,11 @@ class LayersRunner:
 
     def memory(self) -> Mapping[int, int]:
         """Return layers → bytes of the weights that they and the embeddings take."""
+        tower = self.encoder.tower
         per_layer = [_bytes(layer) for layer in architectures.layers_of(self.encoder.base)]
-        rest = _bytes(self.encoder) - sum(per_layer)
-        return {n: rest + sum(per_layer[:n]) for n in range(1, len(per_layer) + 1)}
+        shared = _bytes(self.encoder) - sum(per_layer) - (0 if tower is None else _bytes(tower))
+        own = {n: shared + sum(per_layer[:n]) for n in range(1, len(per_layer) + 1)}
+        return own if tower is None else {**own, **LayersRunner(tower, self.precision).memory()}
 
 
 class PackedRunner:
@@ -119,6 +133,8 @@ class PackedRunner:
         The layers, ready to run.
     precision
         The name of their precision.
+    tower
+        The same of the model's shallow tower, if it has one: it answers the depths of that.
     """
 
     name = "torch"
@@ -126,14 +142,24 @@ class PackedRunner:
     budget = _CPU_BUDGET
     waste: float | None = None
 
-    def __init__(self, tail: Tail, layers: PackedLayers, precision: str) -> None:
+    def __init__(
+        self,
+        tail: Tail,
+        layers: PackedLayers,
+        precision: str,
+        tower: PackedRunner | None = None,
+    ) -> None:
         self.tail = tail
         self.layers = layers
+        self.tower = tower
+        self.shallow = 0 if tower is None else len(tower.layers.layers)
         self.precision = precision
 
     @torch.inference_mode()
     def run(self, tokens: Tokens, layers: int) -> Vectors:
         """Return float32 [texts, width]."""
+        if self.tower is not None and layers <= self.shallow:
+            return self.tower.run(tokens, layers)
         groups = Groups.of(tokens)
         states = self.layers(tokens, groups, layers)
         vectors = self.tail(states, groups, tokens.prompt_length, layers)
@@ -143,6 +169,12 @@ class PackedRunner:
     def leaving(self, tokens: Tokens, depths: Sequence[int]) -> Iterator[Vectors]:
         """Yield float32 [texts, width] of the texts that leave, the last of the batch first."""
         staying = len(depths)
+        if self.tower is not None and depths[-1] <= self.shallow:
+            staying = sum(depth > self.shallow for depth in depths)
+            yield from self.tower.leaving(tokens.take(np.arange(staying, len(depths))), depths[staying:])
+            if not staying:
+                return
+            tokens, depths = tokens.take(np.arange(staying)), depths[:staying]
         for layer, states in enumerate(self.layers.leaving(tokens, depths), start=1):
             left = staying
             staying = sum(depth > layer for depth in depths)
@@ -155,17 +187,23 @@ class PackedRunner:
     @torch.inference_mode()
     def run_exits(self, tokens: Tokens, layers: int) -> Vectors:
         """Return float32 [texts, layers x width]: the first exits side by side."""
+        shallow = min(layers, self.shallow)
+        first = [] if self.tower is None else [self.tower.run_exits(tokens, shallow)]
+        if layers == shallow:
+            return first[0]
         groups = Groups.of(tokens)
         exits = [
-            self.tail(states, groups, tokens.prompt_length, n)
+            self.tail(states, groups, tokens.prompt_length, n).numpy()
             for n, states in enumerate(self.layers.exits(tokens, groups, layers), start=1)
+            if n > shallow
         ]
-        return np.asarray(torch.cat(exits, dim=1).numpy(), dtype=np.float32)
+        return np.concatenate([*first, *exits], axis=1, dtype=np.float32)
 
     def memory(self) -> Mapping[int, int]:
         """Return layers → bytes of the weights that they and the embeddings take."""
         embeddings, *layers = self.layers.bytes
-        return {n: embeddings + sum(layers[:n]) for n in range(1, len(layers) + 1)}
+        own = {n: embeddings + sum(layers[:n]) for n in range(1, len(layers) + 1)}
+        return own if self.tower is None else {**own, **self.tower.memory()}
 
 
 def _bytes(module: torch.nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Training: options, rates by depth, whole checkpoints, train(). fit() and rotate() train nothing."""
+"""Training: options, rates by depth, checkpoints, train(), distill(). fit() and rotate() train nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from matryoshka2d.training.training_options import (
+    DistillOptions,
     FitOptions,
     RotateOptions,
     TrainingOptions,
@@ -15,6 +16,7 @@ from matryoshka2d.training.training_options import (
 
 if TYPE_CHECKING:
     from matryoshka2d.training.checkpoints import WholeCheckpoints, last_complete_checkpoint, seconds_before
+    from matryoshka2d.training.distillation import distill
     from matryoshka2d.training.finetuning import train
     from matryoshka2d.training.fitting import fit
     from matryoshka2d.training.model_card import command_of
@@ -36,6 +38,7 @@ _HOMES = {
         "last_complete_checkpoint",
         "seconds_before",
     ),
+    "distillation": ("distill",),
     "finetuning": ("train",),
     "fitting": ("fit",),
     "model_card": ("command_of",),
@@ -62,6 +65,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DistillOptions",
     "FitOptions",
     "FullBatchSampler",
     "RotateOptions",
@@ -72,6 +76,7 @@ __all__ = [
     "cast_weights",
     "check_nothing_unfinished",
     "command_of",
+    "distill",
     "fit",
     "keep_logs",
     "last_complete_checkpoint",

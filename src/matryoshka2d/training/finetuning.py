@@ -30,7 +30,7 @@ from matryoshka2d.losses.strategies.cross_exit import check_cross_exit
 from matryoshka2d.options import given_options, stated
 from matryoshka2d.training import distributed as ranks
 from matryoshka2d.training.checkpoints import Elapsed, last_complete_checkpoint, seconds_before
-from matryoshka2d.training.fitting import fit_heads
+from matryoshka2d.training.fitting import check_has_no_tower, fit_heads
 from matryoshka2d.training.lora import add_adapters, merge_adapters, target_layers
 from matryoshka2d.training.model_card import write_model_card
 from matryoshka2d.training.model_settings import (
@@ -133,6 +133,7 @@ def train(options: TrainingOptions | None = None, *, quiet: bool = False, **choi
     stream = stream_batches(mixture, options) if options.streaming else None
     set_seed(options.seed)
     encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
+    check_has_no_tower(encoder, options.model)
     dtype = encoder.dtype
     has_new_heads = _prepare(encoder, run)
     dev = _dev(encoder, options)

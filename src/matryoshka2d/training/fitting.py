@@ -116,6 +116,16 @@ def check_can_be_fitted(encoder: ElasticEncoder, name: str) -> None:
             f"{name} has heads already, trained or fitted: fit the model that it was made from, "
             "or train it further with `matryoshka2d train`"
         )
+    check_has_no_tower(encoder, name)
+
+
+def check_has_no_tower(encoder: ElasticEncoder, name: str) -> None:
+    """Raise a `UserError` if a shallow tower answers for exits of a model that shall change."""
+    if encoder.tower is not None:
+        raise UserError(
+            f"{name} has a shallow tower, which answers its small sizes: change the model that it was made "
+            "from, and distill that"
+        )
 
 
 def nearness(encoder: ElasticEncoder, texts: Texts) -> dict[int, float]:
@@ -131,8 +141,8 @@ RIDGE = 0.01
 """Pull of the map towards the identity, relative to the mean square of a dim."""
 
 
-def fit_heads(encoder: ElasticEncoder, texts: Texts) -> None:
-    """Set every head to the linear map from its exit to the model's own full size.
+def fit_heads(encoder: ElasticEncoder, texts: Texts, targets: np.ndarray | None = None) -> None:
+    """Set every head to the linear map from its exit to the full size.
 
     Parameters
     ----------
@@ -141,6 +151,8 @@ def fit_heads(encoder: ElasticEncoder, texts: Texts) -> None:
     texts
         What the map is fitted on: more than the model has dims. `RIDGE` holds the map near the identity where
         they say little, but a handful leads other texts astray.
+    targets
+        Float [texts, width]: what the map leads to. Default: the vectors of the model's own full size.
 
     Examples
     --------
@@ -154,12 +166,12 @@ def fit_heads(encoder: ElasticEncoder, texts: Texts) -> None:
     True
     """
     assert encoder.heads is not None
-    depth = encoder.depth
     exits = exits_of(encoder, texts)
+    full = exits[encoder.depth] if targets is None else targets
     for n in encoder.heads.layers():
         head = encoder.heads.at(n)
         assert head is not None
-        weight = nearest_map(exits[n], exits[depth]).T
+        weight = nearest_map(exits[n], full).T
         with torch.no_grad():
             head.linear.weight.copy_(torch.from_numpy(weight))
 

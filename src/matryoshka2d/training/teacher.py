@@ -30,6 +30,7 @@ from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.encoder.heads import ExitHeads
 from matryoshka2d.encoder.hub import hub_arguments
+from matryoshka2d.encoder.tower import ShallowTower
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import naming_the_cache, open_vectors, staged_file, take_room, user_cache
 from matryoshka2d.losses.objectives import DataFormat, Objective
@@ -107,18 +108,46 @@ def teacher_vectors(
     texts = list(dict.fromkeys(text for column in rows for text in column))
     position = {text: i for i, text in enumerate(texts)}
     text_of = np.array([[position[text] for text in column] for column in rows], dtype=np.int64).T
+    vectors = embedded_once(
+        teacher, texts, cache=cache, otherwise=otherwise, show_progress_bar=show_progress_bar
+    )
+    return TeacherVectors(vectors, text_of)
+
+
+def embedded_once(
+    teacher: SentenceTransformer,
+    texts: list[Prompted],
+    *,
+    cache: Path | None = None,
+    otherwise: Path | None = None,
+    show_progress_bar: bool = False,
+) -> np.ndarray:
+    """Return the teacher's vectors of some texts, each behind its prompt, from the cache if they are there.
+
+    Parameters
+    ----------
+    teacher, cache, otherwise, show_progress_bar
+        As in `teacher_vectors`.
+    texts
+        Prompt, maybe empty, and text.
+
+    Returns
+    -------
+    numpy.ndarray
+        Float32 [texts, width], mapped from the disk.
+    """
     name = f"{_fingerprint(teacher, texts)}.npy"
     path = (cache or cache_folder()) / name
     if otherwise is not None and not path.exists():
         path = _place_for(len(texts) * _width(teacher) * 4, path.parent, otherwise) / name
     if path.exists():
-        vectors = np.load(path, mmap_mode="r")
+        vectors: np.ndarray = np.load(path, mmap_mode="r")
         check_finite(vectors, [text for _, text in texts])
-    else:
-        with naming_the_cache():
-            _embed(teacher, texts, path, show_progress_bar)
-        vectors = np.load(path, mmap_mode="r")
-    return TeacherVectors(vectors, text_of)
+        return vectors
+    with naming_the_cache():
+        _embed(teacher, texts, path, show_progress_bar)
+    embedded: np.ndarray = np.load(path, mmap_mode="r")
+    return embedded
 
 
 def _width(teacher: SentenceTransformer) -> int:
@@ -151,12 +180,12 @@ def cache_folder() -> Path:
 def _fingerprint(teacher: SentenceTransformer, texts: Iterable[Prompted]) -> str:
     digest = hashlib.sha256()
     for name, tensor in teacher.state_dict().items():
-        if name.startswith("exit_heads."):  # they have no part in the full size
+        if name.startswith(("exit_heads.", "shallow.")):  # they have no part in the full size
             continue
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().numpy().tobytes())
     # The same weights under another pooling or prompt are another teacher.
-    modules = [repr(module) for module in teacher if not isinstance(module, ExitHeads)]
+    modules = [repr(module) for module in teacher if not isinstance(module, (ExitHeads, ShallowTower))]
     prompts = (teacher.prompts, teacher.default_prompt_name)
     digest.update(repr((modules, prompts, teacher.max_seq_length)).encode())
     for prompt, text in texts:

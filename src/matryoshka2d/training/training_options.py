@@ -20,6 +20,9 @@ from matryoshka2d.training.unfinished import check_nothing_unfinished
 
 _BUFFER = 10_000
 
+TOWER_CHECKPOINT = "tower.pt"
+"""The file in the run folder of a distillation that it goes on from."""
+
 
 @options
 class TrainingOptions:
@@ -384,6 +387,60 @@ class FitOptions(TextOptions):
     >>> FitOptions(data=["texts.txt"], output="my-model").texts
     16384
     """
+
+
+@options
+class DistillOptions(TextOptions):
+    """Every choice of a distillation; each field's help says the default and when to change it.
+
+    Raises
+    ------
+    UserError
+        If a number is out of range.
+
+    Examples
+    --------
+    >>> DistillOptions(data=["texts.txt"], output="my-model").layers
+    3
+    """
+
+    texts: Annotated[int, Field(ge=2)] = choice(
+        65536, "Texts that are drawn from the data. The full size embeds each of them once."
+    )
+    layers: PositiveInt = choice(
+        3, "Layers of the shallow tower: sizes of so many layers and fewer are its own. Fewer is faster."
+    )
+    steps: PositiveInt = choice(
+        2000, "Steps of training, a few thousand tokens each. More is better, and less so each time."
+    )
+    minutes: Positive | None = choice(
+        None,
+        "Train for so many minutes, in place of a number of steps. What comes out depends on the machine.",
+    )
+    learning_rate: Positive = choice(5e-4, "Highest learning rate, after the warm-up.")
+    batch_tokens: Annotated[int, Field(ge=2)] = choice(
+        2048, "Tokens a step. Lower it where memory is short; longer batches need fewer steps."
+    )
+    resume: bool = choice(False, "Go on from the last checkpoint of the same output.")
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the checkpoint of this output is kept while it is being made."""
+        return run_folder_of(Path(self.output))
+
+    def check_ready(self) -> None:
+        """Raise a `UserError` unless data and output are named, and the output may be written."""
+        TextOptions.check_ready(self)
+        left = (self.run_folder / TOWER_CHECKPOINT).is_file()
+        if left and not self.resume and not self.overwrite:
+            raise UserError(
+                f"found a checkpoint of an unfinished run in {self.run_folder}: --resume goes on, "
+                "--overwrite begins anew"
+            )
+        if self.resume and not left:
+            raise UserError(
+                f"nothing to resume: no checkpoint in {self.run_folder}; start again without --resume"
+            )
 
 
 @options
