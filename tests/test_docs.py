@@ -15,12 +15,14 @@ from pyarrow import parquet
 
 from matryoshka2d import cli
 from matryoshka2d.evaluation.cost import measure_costs
+from matryoshka2d.training import distillation
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
     "docs/fit.md",
+    "docs/distill.md",
     "docs/train.md",
     "docs/rotate.md",
     "docs/scale.md",
@@ -64,12 +66,16 @@ def workplace(
     runs = (
         "matryoshka2d.training.finetuning",
         "matryoshka2d.training.fitting",
+        "matryoshka2d.training.distillation",
         "matryoshka2d.training.rotation",
     )
     for home in ("matryoshka2d.encoder.default_model", *runs):
         monkeypatch.setattr(
             f"{home}.resolve_model", lambda name: small_default if name == "default" else name
         )
+    # So few steps show that the command works.
+    schedule = distillation.Schedule
+    monkeypatch.setattr(distillation, "Schedule", lambda steps, *rest: schedule(min(steps, 3), *rest))
     # A plan is as good for this with a tenth of a second of timing.
     monkeypatch.setattr(
         "matryoshka2d.planning.planner.measure_costs",

@@ -16,6 +16,7 @@ from tests.cli.conftest import Run
 
 COMMANDS = (
     "fit",
+    "distill",
     "train",
     "rotate",
     "evaluate",

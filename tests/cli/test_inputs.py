@@ -235,6 +235,7 @@ COMMANDS: dict[str, tuple[Rows, str]] = {
     "train": (PAIRS, "train --model MODEL --data INPUT --output out"),
     "train --streaming": (PAIRS, "train --model MODEL --data INPUT --output out --streaming --max-steps 1"),
     "fit": (TEXTS, "fit --model MODEL --data INPUT --output out"),
+    "distill": (TEXTS, "distill --model MODEL --data INPUT --output out --steps 1"),
     "rotate": (TEXTS, "rotate --model MODEL --data INPUT --output out"),
     "evaluate --sts": (PAIRS, "evaluate MODEL --sts INPUT"),
     "evaluate --retrieval": (CORPUS, "evaluate MODEL --retrieval INPUT"),

@@ -17,6 +17,7 @@ from tests.encoder.test_tokenizer_settings import LONG, said, without_padding
 
 COMMANDS = {
     "fit": "fit --model {model} --data more.txt --output out --device cpu",
+    "distill": "distill --model {model} --data more.txt --output out --steps 2 --device cpu",
     "rotate": "rotate --model {model} --data more.txt --output out --device cpu",
     "train": "train --model {model} --data {pairs} --output out --teacher {model} --report-to none",
     "truncate": "truncate {model} 2x8 out",
@@ -56,7 +57,7 @@ def test_every_command_works_at_the_models_own_width(
     assert done.code == 0, done.err
     if command == "encode":
         assert np.load(sandbox / "out.npy").shape == (41, tiny.WIDTH)
-    elif command in ("fit", "rotate", "train"):
+    elif command in ("fit", "distill", "rotate", "train"):
         written = ElasticEncoder("out", device="cpu")
         assert written.width == tiny.WIDTH
         for size in ("2x32", "4x8"):

@@ -61,7 +61,7 @@ def write_made(encoder: ElasticEncoder, options: Any, command: str, template: st
     options
         The choices of the run, with ``model``, ``output`` and ``overwrite`` among them.
     command
-        What made it: ``"fit"`` or ``"rotate"``.
+        What made it: ``"fit"``, ``"distill"`` or ``"rotate"``.
     template
         File name of the card's template.
     **values

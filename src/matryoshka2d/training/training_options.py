@@ -405,7 +405,9 @@ class DistillOptions(TextOptions):
     """
 
     texts: Annotated[int, Field(ge=2)] = choice(
-        65536, "Texts that are drawn from the data. The full size embeds each of them once."
+        131072,
+        "Texts that are drawn from the data; the full size embeds each of them once. A text that comes back "
+        "teaches less than a new one: raise it with the steps.",
     )
     layers: PositiveInt = choice(
         3, "Layers of the shallow tower: sizes of so many layers and fewer are its own. Fewer is faster."
