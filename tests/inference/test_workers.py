@@ -39,6 +39,29 @@ def test_python_ends_well(model: str, state: str) -> None:
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
+FREES = """
+import time
+from matryoshka2d.inference.workers import Workers
+
+class Runner:
+    name, precision, device, budget, waste = "slow", "fp32", "cpu", 8, None
+
+    def __del__(self):
+        time.sleep(1.0)
+        print("freed", flush=True)
+
+Workers(Runner(), threads=1, cores=1).close()
+time.sleep(0.5)
+"""
+
+
+def test_python_waits_for_a_thread_that_is_still_freeing_its_model() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FREES], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert (done.returncode, done.stdout) == (0, "freed\n"), done.stderr
+
+
 class SlowRunner:
     """Takes a moment for every batch and counts them."""
 

@@ -28,6 +28,8 @@ _LENGTHS_APART = 2
 # Seconds to wait, when Python ends, for a batch that is running, and for who waits for it.
 _PATIENCE = 30.0
 _LIVE: weakref.WeakSet[Workers] = weakref.WeakSet()
+# Beside the workers: a closed one may be gone while its last thread is still freeing the model.
+_THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 @atexit.register
@@ -35,6 +37,8 @@ def _end_all() -> None:
     """End the threads before Python does: one that it stops inside a library would abort the process."""
     for workers in list(_LIVE):
         workers.join()
+    for thread in list(_THREADS):
+        thread.join(_PATIENCE)
 
 
 class Workers:
@@ -66,6 +70,7 @@ class Workers:
             )
             for i in range(threads)
         ]
+        _THREADS.update(self._threads)
         for thread in self._threads:
             thread.start()
         _LIVE.add(self)
