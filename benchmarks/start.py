@@ -3,10 +3,10 @@
     python benchmarks/start.py [--model MODEL] [--rounds 7]
 
 Every measurement is a process of its own, from its start to its end: the interpreter, imports, the model, the
-vectors. The ways take turns, in the same order every round, and the median of the rounds counts. A first round
-that is not counted brings the files into the system's cache and lets the onnx engine write its graphs. Every way
-computes in fp32 on the processor, and its first vector must agree with that of sentence-transformers. Results go
-to ``results/start.json`` and ``.md``.
+vectors. The ways take turns, in the same order every round, and the median of the rounds counts. A first
+round that is not counted brings the files into the system's cache and lets the onnx engine write its graphs.
+Every way computes in fp32 on the processor, and its vectors must be those of sentence-transformers, but for
+the engine with one layer. Results go to ``results/start.json`` and ``.md``.
 """
 
 from __future__ import annotations
@@ -23,23 +23,26 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from machine import facts
 
+from machine import facts
 from matryoshka2d.encoder import resolve_model
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PEER = "sentence-transformers"
+SHALLOW = "torch engine, one layer"
 TEXT = "a cat sat on the mat"
 _PLAIN = """
 import numpy as np
 from sentence_transformers import SentenceTransformer
-np.save({output!r}, SentenceTransformer({model!r}, device="cpu").encode([{text!r}], normalize_embeddings=True))
+model = SentenceTransformer({model!r}, device="cpu")
+np.save({output!r}, model.encode([{text!r}], normalize_embeddings=True))
 """
 _PLAIN_FILE = """
 import numpy as np
 from sentence_transformers import SentenceTransformer
 texts = open({texts!r}).read().splitlines()
-np.save({output!r}, SentenceTransformer({model!r}, device="cpu").encode(texts, normalize_embeddings=True))
+model = SentenceTransformer({model!r}, device="cpu")
+np.save({output!r}, model.encode(texts, normalize_embeddings=True))
 """
 _ENGINE = """
 import numpy as np
@@ -61,7 +64,7 @@ def ways(model: str, texts: str, output: str) -> dict[str, list[str]]:
         "import torch": ["-c", "import torch"],
         PEER: ["-c", _PLAIN.format(**common)],
         "torch engine": engine("torch"),
-        "torch engine, one layer": engine("torch", "1x128"),
+        SHALLOW: engine("torch", "1x128"),
         "onnx engine": engine("onnx"),
         f"ten lines, {PEER}": ["-c", _PLAIN_FILE.format(**common)],
         "ten lines, matryoshka2d encode": ["-m", "matryoshka2d", *encode],
@@ -79,7 +82,7 @@ def measure(model: str, rounds: int) -> dict[str, list[float]]:
             for name, arguments in ways(model, str(texts), str(output)).items():
                 output.unlink(missing_ok=True)
                 seconds = run(arguments)
-                if output.exists():
+                if output.exists() and name != SHALLOW:
                     agree(name, np.load(output), right)
                 if number:
                     taken.setdefault(name, []).append(seconds)
@@ -96,9 +99,9 @@ def run(arguments: list[str]) -> float:
 
 
 def agree(name: str, vectors: np.ndarray, right: dict[int, np.ndarray]) -> None:
-    """See that vectors at full size are those of sentence-transformers, which comes first."""
+    """See that vectors are those of sentence-transformers, which comes first."""
     expected = right.setdefault(len(vectors), vectors)
-    if vectors.shape == expected.shape and not np.allclose(vectors, expected, atol=1e-5):
+    if vectors.shape != expected.shape or not np.allclose(vectors, expected, atol=1e-5):
         raise SystemExit(f"{name}: other vectors than those of {PEER}")
 
 
