@@ -70,6 +70,7 @@ def no_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("a model was loaded")
 
     monkeypatch.setattr("matryoshka2d.encoder.elastic.ElasticEncoder.__init__", load)
+    monkeypatch.setattr("matryoshka2d.encoder.saved_model._read", load)
 
 
 @pytest.fixture(scope="session")

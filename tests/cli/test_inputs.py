@@ -260,6 +260,7 @@ def seen(
         raise ModelLoaded
 
     monkeypatch.setattr("matryoshka2d.encoder.elastic.ElasticEncoder.__init__", load)
+    monkeypatch.setattr("matryoshka2d.encoder.saved_model._read", load)
     monkeypatch.chdir(tmp_path)
 
     def call(command: str, write: Writer) -> tuple[str, str]:
