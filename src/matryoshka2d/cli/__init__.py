@@ -37,6 +37,12 @@ _FIRST_SPEAKS = 10.0
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    from matryoshka2d.errors import UserError, needs
+
+    try:
+        needs("cli", "rich", "typer")
+    except UserError as error:
+        _stop(str(error), 2)
     from matryoshka2d.cli.app import app
 
     run_app(app, "matryoshka2d")

@@ -22,7 +22,7 @@ from matryoshka2d.cli.common import (
     quiet_libraries,
     say,
 )
-from matryoshka2d.errors import UserError
+from matryoshka2d.errors import UserError, needs
 from matryoshka2d.files import check_free
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def evaluate(
 
     check_precision(precision)
     if output is not None:
+        needs("report", "matplotlib")
         check_free(output, overwrite=overwrite, inputs=[model, *sts, *retrieval])
     quiet_libraries()
     found = measure(

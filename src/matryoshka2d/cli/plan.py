@@ -22,6 +22,7 @@ from matryoshka2d.cli.common import (
     quiet_libraries,
     say,
 )
+from matryoshka2d.errors import UserError, needs
 
 if TYPE_CHECKING:
     from matryoshka2d.planning import Plan
@@ -119,6 +120,7 @@ def plan_command(
         precision=precision,
     )
     if output is not None:
+        needs("report", "matplotlib")
         check_free(output, overwrite=overwrite, inputs=[model, *sts, *retrieval])
     quiet_libraries()
     made = plan(
@@ -175,7 +177,6 @@ def _with_index(
     uri: str, documents: str | None, max_latency: str | None, *, silent: bool
 ) -> tuple[str, str | float | None]:
     """Return the documents of an index, and what its search leaves of the time for a query, in seconds."""
-    from matryoshka2d.errors import UserError
     from matryoshka2d.planning.units import read_seconds
     from matryoshka2d.search.index import open_index
 

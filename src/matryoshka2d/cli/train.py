@@ -16,11 +16,11 @@ def _train(options: TrainingOptions, json: bool, quiet: bool) -> None:
     """
     options.check_ready()
     quiet_libraries()
-    from matryoshka2d.training import distributed as ranks
     from matryoshka2d.training import train
+    from matryoshka2d.training.distributed import is_first
 
     encoder = train(options, quiet=quiet or json)
-    if not ranks.is_first():
+    if not is_first():
         return
     summary = {"output": options.output, "full_size": str(encoder.size), "sizes": encoder.record["sizes"]}
     if json:
@@ -50,7 +50,7 @@ def _fit(options: FitOptions, json: bool, quiet: bool) -> None:
     """
     options.check_ready()
     quiet_libraries()
-    from matryoshka2d.training.fitting import fit
+    from matryoshka2d.training import fit
 
     encoder = fit(options, quiet=quiet or json)
     nearness = encoder.record["fit"]["nearness"]
@@ -100,7 +100,7 @@ def _rotate(options: RotateOptions, json: bool, quiet: bool) -> None:
     """
     options.check_ready()
     quiet_libraries()
-    from matryoshka2d.training.rotation import rotate
+    from matryoshka2d.training import rotate
 
     encoder = rotate(options, quiet=quiet or json)
     recall = encoder.record["rotation"]["recall"]

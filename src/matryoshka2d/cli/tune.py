@@ -9,6 +9,7 @@ import typer
 
 from matryoshka2d.cli.common import Device, Json, Overwrite, Quiet, print_json, quiet_libraries, say
 from matryoshka2d.cli.search import Uri
+from matryoshka2d.errors import UserError, needs
 
 if TYPE_CHECKING:
     from matryoshka2d.search.tuning import Tuned
@@ -56,6 +57,7 @@ def tune_command(
     from matryoshka2d.search.tuning import tune
 
     if output is not None:
+        needs("report", "matplotlib")
         check_free(output, overwrite=overwrite, inputs=[queries])
     asked, qrels = read_queries(queries, limit)
     quiet_libraries()
@@ -83,7 +85,6 @@ def tune_command(
 
 
 def _numbers(name: str, text: str | None) -> list[int] | None:
-    from matryoshka2d.errors import UserError
 
     if text is None:
         return None

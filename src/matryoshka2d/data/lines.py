@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from matryoshka2d.errors import UserError
+from matryoshka2d.errors import UserError, needs
 
 COMPRESSIONS = (".gz", ".zst")
 _GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
@@ -80,6 +80,7 @@ def _open(path: Path) -> io.BufferedReader:
     if start.startswith(_GZIP) or suffix == ".gz":
         raw = gzip.GzipFile(path)
     elif start.startswith(_ZSTD) or suffix == ".zst":
+        needs("cli", "pyarrow")
         import pyarrow
 
         raw = pyarrow.input_stream(str(path), compression="zstd", buffer_size=_HEAD)

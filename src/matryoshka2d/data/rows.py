@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from matryoshka2d.data.lines import COMPRESSIONS, filled_lines, numbered_lines, without_compression
-from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.errors import UserError, did_you_mean, needs
 
 if TYPE_CHECKING:
     import pyarrow
@@ -466,6 +466,7 @@ def _text_rows(path: Path) -> Iterator[PlacedRow]:
 @contextlib.contextmanager
 def _readable(path: Path, form: str) -> Iterator[None]:
     """Say in one line that a file is not of its form, not whole, or cannot be read."""
+    needs("cli", "pyarrow")
     import pyarrow
 
     try:
@@ -578,6 +579,7 @@ def _hub_tables(source: str, content: Any, columns: Sequence[str] | None) -> Ite
 
 
 def _load_hub(source: str, split: str | None, **choices: Any) -> Any:
+    needs("train", "datasets")
     import datasets
 
     match = _HUB_NAME.fullmatch(source)

@@ -31,7 +31,7 @@ from matryoshka2d.data.rows import (
     with_title,
 )
 from matryoshka2d.encoder.finite import NotFiniteError
-from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.errors import UserError, did_you_mean, needs
 from matryoshka2d.files import check_file_free, check_free, open_vectors, staged_file
 from matryoshka2d.inference.engine import Engine, Vectors, open_engine
 from matryoshka2d.size import Size
@@ -291,10 +291,8 @@ def look_over(source: Path, column: str | None, *, with_schema: bool) -> Survey:
 
 def _schema(table: Table, source: Path) -> pa.Schema:
     """Return the columns of all rows: a later row may have more than the first."""
-    import pyarrow as pa
-
     every = range(len(table))
-    with _as_parquet(source):
+    with _as_parquet(source) as pa:
         return pa.schema(
             {
                 name: pa.infer_type([None if v is MISSING else v for v in table.column(name, every)])
@@ -304,19 +302,19 @@ def _schema(table: Table, source: Path) -> pa.Schema:
 
 
 def _joined(schemas: list[pa.Schema], source: Path) -> pa.Schema:
-    import pyarrow as pa
-
-    with _as_parquet(source):
+    with _as_parquet(source) as pa:
         schema = pa.unify_schemas(schemas, promote_options="permissive")
-    return pa.schema([field for field in schema if field.name != VECTOR_COLUMN])
+        return pa.schema([field for field in schema if field.name != VECTOR_COLUMN])
 
 
 @contextmanager
-def _as_parquet(file: Path) -> Iterator[None]:
+def _as_parquet(file: Path) -> Iterator[Any]:
+    """Give pyarrow, and say in one line what does not fit into a file of it."""
+    needs("cli", "pyarrow")
     import pyarrow as pa
 
     try:
-        yield
+        yield pa
     except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{file} does not fit into Parquet: {reason}; choose a .jsonl output") from error
@@ -387,16 +385,16 @@ def _without_nan(value: Any) -> Any:
 
 
 def _write_parquet(path: Path, chunks: Iterator[Chunk], survey: Survey, dims: int) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    vectors_of = pa.field(VECTOR_COLUMN, pa.list_(pa.float32(), dims))
     assert survey.schema is not None
-    with _as_parquet(Path(path.name)), pq.ParquetWriter(path, survey.schema.append(vectors_of)) as writer:
-        for rows, vectors in chunks:
-            table = pa.Table.from_pylist(rows, schema=survey.schema)
-            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dims)
-            writer.write_table(table.append_column(vectors_of, column))
+    with _as_parquet(Path(path.name)) as pa:
+        from pyarrow.parquet import ParquetWriter
+
+        vectors_of = pa.field(VECTOR_COLUMN, pa.list_(pa.float32(), dims))
+        with ParquetWriter(path, survey.schema.append(vectors_of)) as writer:
+            for rows, vectors in chunks:
+                table = pa.Table.from_pylist(rows, schema=survey.schema)
+                column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dims)
+                writer.write_table(table.append_column(vectors_of, column))
 
 
 WRITERS: dict[str, Callable[[Path, Iterator[Chunk], Survey, int], None]] = {

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 def open_onnx(model: Loaded, precision: str, calibration: Sequence[str] | None = None) -> BatchingEngine:
     """Put a loaded model into ONNX Runtime."""
-    needs("onnx", "onnx", "onnxscript", "onnxruntime")
+    needs("onnx", "onnx", "onnxscript", "onnxruntime", "psutil")
     chosen = "fp32" if precision == "auto" else precision
     if chosen not in PRECISIONS:
         raise UserError(f"the onnx engine has no {chosen} on a processor: choose auto, fp32 or int8")

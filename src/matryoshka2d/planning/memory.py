@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matryoshka2d.errors import UserError
+from matryoshka2d.errors import UserError, needs
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def _peak() -> float:
     try:
         import resource
     except ImportError:  # Windows
+        needs("cli", "psutil")
         import psutil
 
         return float(psutil.Process().memory_info().peak_wset + on_gpu)

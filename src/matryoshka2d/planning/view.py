@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from matryoshka2d.errors import needs
 from matryoshka2d.evaluation.report.color_scale import COLOR_MAP, two_decimals
 from matryoshka2d.evaluation.report.figures import embedded, panels, png_bytes
 
@@ -89,6 +90,7 @@ def plan_table(plan: Plan) -> Table:
 
     Print it with ``rich.console.Console().print(table)``.
     """
+    needs("cli", "rich")
     from rich import box
     from rich.table import Table
 

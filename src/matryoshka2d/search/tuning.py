@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryoshka2d.errors import UserError
+from matryoshka2d.errors import UserError, needs
 from matryoshka2d.evaluation.retrieval import ndcg
 from matryoshka2d.search.fingerprint import check_one_space
 from matryoshka2d.search.index import Index
@@ -109,6 +109,7 @@ class Tuned:
 
     def figure(self) -> Figure:
         """Return recall over milliseconds: every way a point, the front a line, the chosen one marked."""
+        needs("report", "matplotlib")
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from matryoshka2d.errors import needs
 from matryoshka2d.training.training_options import (
     DistillOptions,
     FitOptions,
@@ -100,5 +101,6 @@ def __getattr__(name: str) -> Any:
     # The command line reads the options for its help, which must not wait for torch.
     for module, names in _HOMES.items():
         if name in names:
+            needs("train", "accelerate", "datasets")
             return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matryoshka2d.errors import UserError
+from matryoshka2d.errors import UserError, needs
 from matryoshka2d.evaluation.grid import MEAN, Grid
 from matryoshka2d.evaluation.report.color_scale import (
     COLOR_MAP,
@@ -61,6 +61,7 @@ def named_grids(grids: Grids) -> dict[str, Grid]:
 
 def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure with so many panels of that size in inches, in rows of two or more."""
+    needs("report", "matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

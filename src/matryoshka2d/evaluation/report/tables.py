@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from matryoshka2d.errors import needs
 from matryoshka2d.evaluation.grid import MEAN, Grid
 from matryoshka2d.evaluation.report.color_scale import (
     Scale,
@@ -51,6 +52,7 @@ def grid_table(
     rich.table.Table
         Print it with ``rich.console.Console().print(table)``.
     """
+    needs("cli", "rich")
     from rich.table import Table
 
     values, marked = grid.values(set_name), inverted(grid, tolerance, set_name)
@@ -92,6 +94,7 @@ def sets_table(grid: Grid, *, sizes: Iterable[Size] | None = None, title: str | 
     title
         Model and metric by default.
     """
+    needs("cli", "rich")
     from rich.table import Table
 
     table = Table(title=title or full_title(grid), title_justify="left")
