@@ -116,7 +116,12 @@ def test_a_model_is_loaded_used_and_measured_without_any_extra(site: Site) -> No
         ("train", "from matryoshka2d import fit"),
         ("train", "from matryoshka2d import rotate"),
         ("train", "from matryoshka2d import train"),
-        ("cli", "from matryoshka2d import encode; encode('small', 'texts.txt', 'vectors.parquet')"),
+        (
+            "cli",
+            "from matryoshka2d import open_engine\n"
+            "from matryoshka2d.inference.encoding import encode_file\n"
+            "encode_file(open_engine('small'), 'texts.txt', 'vectors.parquet')",
+        ),
         (
             "report",
             "from matryoshka2d import evaluate\n"
