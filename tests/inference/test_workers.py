@@ -147,12 +147,25 @@ def test_a_text_that_fails_does_so_alone() -> None:
     workers.join()
 
 
+class HeldRunner(SlowRunner):
+    """Runs nothing until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+
+    def run(self, tokens: Tokens, layers: int) -> np.ndarray:
+        self.released.wait(10)
+        return super().run(tokens, layers)
+
+
 def test_jobs_that_were_cancelled_do_not_run() -> None:
-    runner = SlowRunner()
+    runner = HeldRunner()
     workers = Workers(runner, threads=1, cores=1)
     jobs = [workers.submit(Tokens(np.arange(4), np.array([4])), 1) for _ in range(1500)]
     for job in jobs[1:-1]:
         job.future.cancel()
+    runner.released.set()
     assert jobs[-1].future.result(timeout=10).shape == (1, 4)
     assert runner.batches <= 3
     workers.join()
