@@ -113,6 +113,7 @@ def test_a_model_is_loaded_used_and_measured_without_any_extra(site: Site) -> No
 @pytest.mark.parametrize(
     ("extra", "code"),
     [
+        ("train", "from matryoshka2d import distill"),
         ("train", "from matryoshka2d import fit"),
         ("train", "from matryoshka2d import rotate"),
         ("train", "from matryoshka2d import train"),
@@ -143,6 +144,7 @@ def test_a_missing_extra_is_named_in_the_library(site: Site, extra: str, code: s
     ("extra", "line"),
     [
         ("train", "train --model small --data texts.txt --output new"),
+        ("train", "distill --model small --data texts.txt --output new --layers 1"),
         ("train", "fit --model small --data texts.txt --output new"),
         ("train", "rotate --model small --data texts.txt --output new"),
         ("report", "evaluate small --sts toy.tsv --output new"),

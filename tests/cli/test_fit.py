@@ -31,8 +31,8 @@ def test_too_few_texts_are_warned_of(sandbox: Path, run: Run, minilm: str) -> No
 def test_json_is_one_object_and_nothing_else(run: Run) -> None:
     done = run("fit", "--model", "model", "--data", "texts.txt", "--output", "out", "--texts", "6", "--json")
     assert done.code == 0, done.err
-    assert set(done.json) == {"output", "full_size", "nearness"}
-    assert list(done.json["nearness"]) == ["1", "2", "3"]
+    assert set(done.json) == {"output", "full_size", "cosines"}
+    assert list(done.json["cosines"]) == ["1", "2", "3"]
 
 
 @pytest.mark.usefixtures("no_model_is_loaded")

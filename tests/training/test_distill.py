@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from matryoshka2d import ElasticEncoder, UserError, distill, export_model, fit, open_engine, rotate, train
-from matryoshka2d.training.landing import Lesson, Schedule, Teaching, learning_rate_share
+from matryoshka2d.training.tower_training import Schedule, TowerData, TowerTraining, learning_rate_share
 from tests.tiny import TEXTS, WORDS, sentence_model
 
 SIZES = ["1x8", "2x32", "3x32", "4x32", "4x8"]
@@ -19,8 +19,8 @@ SIZES = ["1x8", "2x32", "3x32", "4x32", "4x8"]
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file of 120 random texts."""
-    chance = np.random.default_rng(0)
-    lines = [" ".join(chance.choice(WORDS.split(), chance.integers(3, 9))) for _ in range(120)]
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(WORDS.split(), rng.integers(3, 9))) for _ in range(120)]
     path = tmp_path_factory.mktemp("texts") / "texts.txt"
     path.write_text("\n".join(dict.fromkeys(lines)) + "\n")
     return str(path)
@@ -59,7 +59,7 @@ def test_small_sizes_come_nearer_to_the_full_size(source: str, made: str) -> Non
         old = (before.encode(TEXTS, size=f"{layers}x32") * full).sum(axis=1).mean()
         new = (after.encode(TEXTS, size=f"{layers}x32") * full).sum(axis=1).mean()
         assert new > old + 0.1
-    for old, new in after.record["distill"]["nearness"].values():
+    for old, new in after.record["distill"]["cosines"].values():
         assert new > old
 
 
@@ -149,17 +149,17 @@ def test_a_killed_run_goes_on_to_the_same_model(source: str, texts: str, tmp_pat
     }
     whole = distill(output=str(tmp_path / "whole"), steps=130, **choices)
 
-    def kill(teaching: Teaching, after_step: object) -> None:
+    def kill(training: TowerTraining, after_step: object) -> None:
         def dying(progress: object) -> None:
             after_step(progress)  # type: ignore[operator]
             if progress.step == 110:  # type: ignore[attr-defined]
                 raise KeyboardInterrupt
 
-        run(teaching, dying)
+        run(training, dying)
 
-    run = Teaching.run
+    run = TowerTraining.run
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Teaching, "run", kill)
+        patch.setattr(TowerTraining, "run", kill)
         distill(output=str(tmp_path / "killed"), steps=130, **choices)
     assert not (tmp_path / "killed").exists()
     with pytest.raises(UserError, match="--resume goes on"):
@@ -175,7 +175,7 @@ def test_minutes_in_place_of_steps(source: str, texts: str, tmp_path: Path) -> N
     encoder = distill(
         model=source, data=texts, output=str(tmp_path / "m"), layers=1, minutes=0.02, device="cpu", quiet=True
     )
-    assert encoder.record["distill"]["nearness"]["1"][1] > encoder.record["distill"]["nearness"]["1"][0]
+    assert encoder.record["distill"]["cosines"]["1"][1] > encoder.record["distill"]["cosines"]["1"][0]
 
 
 @pytest.mark.parametrize(
@@ -223,11 +223,11 @@ def test_a_tower_must_fit(source: str) -> None:
 
 
 def test_batches_hold_every_text_once_and_one_prompt_each() -> None:
-    chance = np.random.default_rng(0)
-    lengths = chance.integers(2, 60, 500)
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 60, 500)
     prompts = ["query: " if i % 3 else "" for i in range(500)]
-    lesson = Lesson([""] * 500, prompts, np.zeros((500, 2), np.float32), lengths)
-    batches = lesson.batches(400, chance)
+    data = TowerData([""] * 500, prompts, np.zeros((500, 2), np.float32), lengths)
+    batches = data.batches(400, rng)
     assert sorted(np.concatenate(batches).tolist()) == list(range(500))
     for rows in batches:
         assert len({prompts[row] for row in rows}) == 1
@@ -247,10 +247,10 @@ def test_the_loss_of_the_default_model_falls() -> None:
     tower = shallow_copy(encoder, 1)
     texts = [f"{a} {b} on the {c}" for a in ("cats", "dogs") for b in ("sit", "run") for c in ("mat", "hill")]
     targets = encoder.encode(texts)
-    lesson = Lesson(texts, [""] * len(texts), targets, np.array(tower.token_counts(texts)))
+    data = TowerData(texts, [""] * len(texts), targets, np.array(tower.token_counts(texts)))
     near = (tower.exits(texts)[1] * targets).sum(axis=1).mean()
     losses: list[float] = []
-    teaching = Teaching(tower, lesson, Schedule(6, None, 5e-4, 256, [384, 32], 0))
-    teaching.run(lambda progress: losses.append(progress.loss))
+    training = TowerTraining(tower, data, Schedule(6, None, 5e-4, 256, [384, 32], 0))
+    training.run(lambda progress: losses.append(progress.loss))
     assert len(losses) == 6
     assert (tower.exits(texts)[1] * targets).sum(axis=1).mean() > near + 0.05

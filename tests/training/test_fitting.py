@@ -39,9 +39,9 @@ def test_the_full_size_is_bit_for_bit_the_model_that_it_was(fitted: Path, minilm
 
 def test_inner_exits_are_nearer_on_texts_that_were_not_fitted_on(fitted: Path) -> None:
     record = json.loads((fitted / "elastic.json").read_text(encoding="utf-8"))
-    nearness = record["fit"]["nearness"]
-    assert list(nearness) == ["1", "2", "3", "4", "5"]
-    assert all(after > before + 0.2 for before, after in nearness.values()), nearness
+    cosines = record["fit"]["cosines"]
+    assert list(cosines) == ["1", "2", "3", "4", "5"]
+    assert all(after > before + 0.2 for before, after in cosines.values()), cosines
 
 
 def test_a_fitted_size_is_cut_and_trained_like_any_other(fitted: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_no_fit_is_judged_by_the_texts_that_it_was_fitted_to_and_few_judges_are_
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == bool(said)
     assert said in "".join(warnings)
-    assert list(made.record["fit"]["nearness"]) == (["1", "2", "3"] if count > 1 else [])
+    assert list(made.record["fit"]["cosines"]) == (["1", "2", "3"] if count > 1 else [])
 
 
 def test_the_card_says_what_was_done_and_how_to_do_it_again(fitted: Path) -> None:

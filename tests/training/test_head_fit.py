@@ -63,8 +63,8 @@ def test_fitted_heads_bring_every_exit_nearer_and_leave_the_full_size(minilm: st
     after = encoder.exits(TEXTS)
     np.testing.assert_array_equal(after[6], before[6])
     for n in range(1, 6):
-        nearness = [float(np.mean(np.sum(vectors[n] * before[6], axis=1))) for vectors in (before, after)]
-        assert nearness[1] > nearness[0] + 0.3, (n, nearness)
+        cosines = [float(np.mean(np.sum(vectors[n] * before[6], axis=1))) for vectors in (before, after)]
+        assert cosines[1] > cosines[0] + 0.3, (n, cosines)
 
 
 def test_prompts_stand_before_the_texts_that_heads_are_fitted_on(minilm: str) -> None:

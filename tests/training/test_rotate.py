@@ -74,7 +74,7 @@ def test_narrow_prefixes_agree_better_on_texts_that_were_left_out(rotated: Path)
     assert list(recall) == ["8", "16", "32", "64", "128", "192", "256"]
     # So few texts say nothing of the wide prefixes, which are near the full size already.
     assert recall["8"][1] > recall["8"][0], recall
-    assert record["fit"]["nearness"], "what was known of the model stays known"
+    assert record["fit"]["cosines"], "what was known of the model stays known"
 
 
 def test_stock_sentence_transformers_turns_its_vectors_too(rotated: Path, tmp_path: Path) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from matryoshka2d.cli.common import print_json, quiet_libraries
 from matryoshka2d.cli.option_flags import command_of_choices
-from matryoshka2d.training.training_options import DistillOptions, FitOptions, RotateOptions, TrainingOptions
+from matryoshka2d.training.training_options import (
+    DistillOptions,
+    FitOptions,
+    RotateOptions,
+    TextOptions,
+    TrainingOptions,
+)
+
+if TYPE_CHECKING:
+    from matryoshka2d.encoder.elastic import ElasticEncoder
 
 
 def _train(options: TrainingOptions, json: bool, quiet: bool) -> None:
@@ -34,11 +43,17 @@ def _train(options: TrainingOptions, json: bool, quiet: bool) -> None:
 train_command = command_of_choices(TrainingOptions, _train)
 
 
-def _print_nearness(nearness: Mapping[str, Sequence[float]]) -> None:
-    if nearness:
-        print("Mean cosine to the full size, on texts left out:")
-    for layers, (before, after) in nearness.items():
-        print(f"  {layers} layer{'s' if layers != '1' else ' '}  {before:6.3f} -> {after:.3f}")
+def _report(encoder: ElasticEncoder, options: TextOptions, made_by: str, *, json: bool, quiet: bool) -> None:
+    """Print how close the exits of a model came to its full size."""
+    cosines = encoder.record[made_by]["cosines"]
+    if json:
+        print_json({"output": options.output, "full_size": str(encoder.size), "cosines": cosines})
+    elif not quiet:
+        if cosines:
+            print("Mean cosine to the full size, on texts left out:")
+        for layers, (before, after) in cosines.items():
+            print(f"  {layers} layer{'s' if layers != '1' else ' '}  {before:6.3f} -> {after:.3f}")
+        print(f"Wrote {options.output}. Next: matryoshka2d evaluate {options.output} --sts STS")
 
 
 def _fit(options: FitOptions, json: bool, quiet: bool) -> None:
@@ -52,14 +67,7 @@ def _fit(options: FitOptions, json: bool, quiet: bool) -> None:
     quiet_libraries()
     from matryoshka2d.training import fit
 
-    encoder = fit(options, quiet=quiet or json)
-    nearness = encoder.record["fit"]["nearness"]
-    summary = {"output": options.output, "full_size": str(encoder.size), "nearness": nearness}
-    if json:
-        print_json(summary)
-    elif not quiet:
-        _print_nearness(nearness)
-        print(f"Wrote {options.output}. Next: matryoshka2d evaluate {options.output} --sts STS")
+    _report(fit(options, quiet=quiet or json), options, "fit", json=json, quiet=quiet)
 
 
 fit_command = command_of_choices(FitOptions, _fit)
@@ -68,23 +76,16 @@ fit_command = command_of_choices(FitOptions, _fit)
 def _distill(options: DistillOptions, json: bool, quiet: bool) -> None:
     """Give a finished model a shallow tower for its small sizes: no labels, the full size as it was.
 
-    A copy of the first layers is trained to land on the full size's vectors. It takes minutes to hours, and
-    gives far more on search than fit.
+    A copy of the first layers is trained to land on the full size's vectors. It takes minutes to hours. It
+    is for search at few layers, where the linear maps of fit do not reach.
 
     Example: matryoshka2d distill --model default --data texts.txt --output my-model
     """
     options.check_ready()
     quiet_libraries()
-    from matryoshka2d.training.distillation import distill
+    from matryoshka2d.training import distill
 
-    encoder = distill(options, quiet=quiet or json)
-    nearness = encoder.record["distill"]["nearness"]
-    summary = {"output": options.output, "full_size": str(encoder.size), "nearness": nearness}
-    if json:
-        print_json(summary)
-    elif not quiet:
-        _print_nearness(nearness)
-        print(f"Wrote {options.output}. Next: matryoshka2d evaluate {options.output} --sts STS")
+    _report(distill(options, quiet=quiet or json), options, "distill", json=json, quiet=quiet)
 
 
 distill_command = command_of_choices(DistillOptions, _distill)

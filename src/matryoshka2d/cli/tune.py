@@ -85,7 +85,6 @@ def tune_command(
 
 
 def _numbers(name: str, text: str | None) -> list[int] | None:
-
     if text is None:
         return None
     parts = text.split(",")

@@ -16,8 +16,8 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.inference.engine import Loaded, Vectors
 from matryoshka2d.inference.kernels import load_kernels
 from matryoshka2d.inference.packed import Groups, PackedLayers
+from matryoshka2d.inference.pooler import Pooler
 from matryoshka2d.inference.request_batching import BatchingEngine, Shape
-from matryoshka2d.inference.tail import Tail
 from matryoshka2d.inference.tokens import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def packed_runner(encoder: ElasticEncoder, precision: str) -> PackedRunner | Non
     if layers is None:
         return None
     tower = None if encoder.tower is None else packed_runner(encoder.tower, precision)
-    return PackedRunner(Tail.of(encoder), layers, precision, tower)
+    return PackedRunner(Pooler.of(encoder), layers, precision, tower)
 
 
 def _open_saved(model: SavedModel, precision: str) -> BatchingEngine:
@@ -71,7 +71,7 @@ def _open_saved(model: SavedModel, precision: str) -> BatchingEngine:
 def _saved_runner(model: SavedModel, precision: str) -> PackedRunner:
     layers = PackedLayers(model, _DTYPES[precision], load_kernels())
     tower = None if model.tower is None else _saved_runner(model.tower, precision)
-    return PackedRunner(Tail.of_saved(model), layers, precision, tower)
+    return PackedRunner(Pooler.of_saved(model), layers, precision, tower)
 
 
 class LayersRunner:
@@ -127,7 +127,7 @@ class PackedRunner:
 
     Parameters
     ----------
-    tail
+    pooler
         What makes vectors of the layers' states.
     layers
         The layers, ready to run.
@@ -144,12 +144,12 @@ class PackedRunner:
 
     def __init__(
         self,
-        tail: Tail,
+        pooler: Pooler,
         layers: PackedLayers,
         precision: str,
         tower: PackedRunner | None = None,
     ) -> None:
-        self.tail = tail
+        self.pooler = pooler
         self.layers = layers
         self.tower = tower
         self.shallow = 0 if tower is None else len(tower.layers.layers)
@@ -162,7 +162,7 @@ class PackedRunner:
             return self.tower.run(tokens, layers)
         groups = Groups.of(tokens)
         states = self.layers(tokens, groups, layers)
-        vectors = self.tail(states, groups, tokens.prompt_length, layers)
+        vectors = self.pooler(states, groups, tokens.prompt_length, layers)
         return np.asarray(vectors.numpy(), dtype=np.float32)
 
     @torch.inference_mode()
@@ -181,7 +181,7 @@ class PackedRunner:
             if staying < left:
                 gone = tokens.take(np.arange(staying, left))
                 own = states[len(states) - len(gone.ids) :]
-                vectors = self.tail(own, Groups.of(gone), tokens.prompt_length, layer)
+                vectors = self.pooler(own, Groups.of(gone), tokens.prompt_length, layer)
                 yield np.asarray(vectors.numpy(), dtype=np.float32)
 
     @torch.inference_mode()
@@ -193,7 +193,7 @@ class PackedRunner:
             return first[0]
         groups = Groups.of(tokens)
         exits = [
-            self.tail(states, groups, tokens.prompt_length, n).numpy()
+            self.pooler(states, groups, tokens.prompt_length, n).numpy()
             for n, states in enumerate(self.layers.exits(tokens, groups, layers), start=1)
             if n > shallow
         ]

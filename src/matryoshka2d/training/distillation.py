@@ -24,8 +24,7 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.files import remove_folder, staged_file
 from matryoshka2d.options import given_options, stated
 from matryoshka2d.size import default_sizes
-from matryoshka2d.training.fitting import fit_heads, nearest_map
-from matryoshka2d.training.landing import Lesson, Progress, Schedule, Teaching
+from matryoshka2d.training.fitting import fit_heads, mean_cosines, nearest_map
 from matryoshka2d.training.model_card import write_made
 from matryoshka2d.training.model_settings import training_settings
 from matryoshka2d.training.run_logs import saying_what_lowers_memory
@@ -40,7 +39,9 @@ from matryoshka2d.training.texts import (
     texts_of,
     warn_of_few,
 )
-from matryoshka2d.training.training_options import TOWER_CHECKPOINT, DistillOptions
+from matryoshka2d.training.tower_training import Progress, Schedule, TowerData, TowerTraining
+from matryoshka2d.training.training_options import DistillOptions
+from matryoshka2d.training.unfinished import TOWER_CHECKPOINT, begin_anew
 
 _CHECKPOINT_EVERY = 100
 # Texts that judge how near the exits came: a mean over so many says enough.
@@ -62,7 +63,7 @@ def distill(options: DistillOptions | None = None, *, quiet: bool = False, **cho
     Returns
     -------
     ElasticEncoder
-        The encoder, as it was written to ``output``. Its ``record["distill"]["nearness"]`` holds, for every
+        The encoder, as it was written to ``output``. Its ``record["distill"]["cosines"]`` holds, for every
         exit of the tower, the mean cosine to the full size on texts that were left out, before (the model's
         own exit) and after.
 
@@ -85,14 +86,16 @@ def distill(options: DistillOptions | None = None, *, quiet: bool = False, **cho
     encoder = ElasticEncoder(resolve_model(options.model), pooling=options.pooling, device=options.device)
     check_can_be_distilled(encoder, options.layers, options.model)
     prompts = mixture_prompts(encoder, mixture)
-    learnt_from, held_out = split(texts_of(mixture, prompts, options.texts, options.seed))
+    train_texts, held_out = split(texts_of(mixture, prompts, options.texts, options.seed))
     held_out = {prompt: texts[:_JUDGES] for prompt, texts in held_out.items()}
-    count = number_of(learnt_from)
+    count = number_of(train_texts)
     if not quiet:
         print(
-            f"Teaching {options.layers} layers by the full size of {options.model}, on {count} texts",
+            f"Distilling {options.model} into {options.layers} layers, on {count} texts",
             file=sys.stderr,
         )
+    if not options.resume:
+        begin_anew(options.run_folder, quiet=quiet)
     tower = shallow_copy(encoder, options.layers)
     advice = f"out of memory with {options.batch_tokens} tokens a step: lower --batch-tokens or --max-length"
     with (
@@ -100,22 +103,24 @@ def distill(options: DistillOptions | None = None, *, quiet: bool = False, **cho
         training_settings(tower, options.max_length, on_cpu=tower.device.type == "cpu"),
         saying_what_lowers_memory(advice),
     ):
-        before = nearness(encoder, held_out, encoder, options.layers)
-        teach(tower, encoder, learnt_from, options, quiet=quiet)
-        after = nearness(tower, held_out, encoder, options.layers)
+        before = mean_cosines(encoder, held_out)
+        train_tower(tower, encoder, train_texts, options, quiet=quiet)
+        tower.record = {"sizes": [str(size) for size in default_sizes(tower.depth, tower.width)]}
+        encoder.add_tower(tower)
+        after = mean_cosines(encoder, held_out)
     if not quiet:
-        warn_of_few(learnt_from, held_out)
-    tower.record = {"sizes": [str(size) for size in default_sizes(tower.depth, tower.width)]}
-    encoder.add_tower(tower)
+        warn_of_few(train_texts, held_out)
     encoder.record = {
         **encoder.record,
         "sizes": [str(size) for size in default_sizes(encoder.depth, encoder.width)],
         "distill": {
             **stated(options),
-            "nearness": {str(n): [round(before[n], 4), round(after[n], 4)] for n in before},
+            "cosines": {
+                str(n): [round(before[n], 4), round(after[n], 4)] for n in before if n <= tower.depth
+            },
         },
     }
-    found = encoder.record["distill"]["nearness"]
+    found = encoder.record["distill"]["cosines"]
     write_made(
         encoder,
         options,
@@ -123,7 +128,7 @@ def distill(options: DistillOptions | None = None, *, quiet: bool = False, **cho
         "distilled_card.md.j2",
         count=count,
         layers=options.layers,
-        nearness=found,
+        cosines=found,
     )
     remove_folder(options.run_folder)
     return encoder
@@ -141,15 +146,6 @@ def check_can_be_distilled(encoder: ElasticEncoder, layers: int, name: str) -> N
         raise UserError(
             f"{name} has a shallow tower already: distill the model that it was made from, for longer"
         )
-
-
-def nearness(tower: ElasticEncoder, texts: Texts, encoder: ElasticEncoder, layers: int) -> dict[int, float]:
-    """Return exit → mean cosine of a tower's vectors to those of the full size; nothing without texts."""
-    if not number_of(texts):
-        return {}
-    full = exits_of(encoder, texts, [encoder.depth])[encoder.depth]
-    found = exits_of(tower, texts, range(1, layers + 1))
-    return {n: float(np.mean(np.einsum("td,td->t", vectors, full))) for n, vectors in found.items()}
 
 
 def shallow_copy(encoder: ElasticEncoder, layers: int) -> ElasticEncoder:
@@ -176,7 +172,7 @@ def shallow_copy(encoder: ElasticEncoder, layers: int) -> ElasticEncoder:
     return tower
 
 
-def teach(
+def train_tower(
     tower: ElasticEncoder, encoder: ElasticEncoder, texts: Texts, options: DistillOptions, *, quiet: bool
 ) -> None:
     """Train a tower to give the full size's vectors of some texts.
@@ -198,7 +194,7 @@ def teach(
     targets = embedded_once(
         encoder, pairs, otherwise=options.run_folder / "teacher-vectors", show_progress_bar=not quiet
     )
-    lesson = Lesson(
+    data = TowerData(
         [text for _, text in pairs],
         [prompt for prompt, _ in pairs],
         targets,
@@ -206,34 +202,34 @@ def teach(
     )
     checkpoint = options.run_folder / TOWER_CHECKPOINT
     if not options.resume:
-        fit_maps(tower, lesson, options.seed)
+        fit_maps(tower, data, options.seed)
     dims = sorted({size.dims for size in default_sizes(1, tower.width)})
     schedule = Schedule(
         options.steps, options.minutes, options.learning_rate, options.batch_tokens, dims, options.seed
     )
-    teaching = Teaching(tower, lesson, schedule)
+    training = TowerTraining(tower, data, schedule)
     if options.resume:
-        teaching.load(_read(checkpoint, options))
-    with _progress_bar(schedule, teaching.progress, quiet) as show:
+        training.load(_read(checkpoint, options))
+    with _progress_bar(schedule, training.progress, quiet) as show:
 
         def after_step(progress: Progress) -> None:
             show(progress)
             if progress.step % _CHECKPOINT_EVERY == 0:
-                _write(checkpoint, options, teaching)
+                _write(checkpoint, options, training)
 
-        teaching.run(after_step)
+        training.run(after_step)
 
 
-def fit_maps(tower: ElasticEncoder, lesson: Lesson, seed: int) -> None:
+def fit_maps(tower: ElasticEncoder, data: TowerData, seed: int) -> None:
     """Start the linear map of every exit of a tower where least squares puts it, on some of the texts."""
-    chance = np.random.default_rng(seed)
-    rows = np.sort(chance.choice(len(lesson.texts), size=min(TEXTS, len(lesson.texts)), replace=False))
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(data.texts), size=min(TEXTS, len(data.texts)), replace=False))
     texts: dict[str, list[str]] = {}
     places: dict[str, list[int]] = {}
     for row in rows:
-        texts.setdefault(lesson.prompts[row], []).append(lesson.texts[row])
-        places.setdefault(lesson.prompts[row], []).append(int(row))
-    targets = lesson.targets[np.concatenate([np.asarray(some) for some in places.values()])]
+        texts.setdefault(data.prompts[row], []).append(data.texts[row])
+        places.setdefault(data.prompts[row], []).append(int(row))
+    targets = data.targets[np.concatenate([np.asarray(some) for some in places.values()])]
     exits = exits_of(tower, texts, [tower.depth])
     dense: Any = [module for module in tower if hasattr(module, "linear")][-1]
     with torch.no_grad():
@@ -242,9 +238,9 @@ def fit_maps(tower: ElasticEncoder, lesson: Lesson, seed: int) -> None:
         fit_heads(tower, texts, targets)
 
 
-def _write(checkpoint: Path, options: DistillOptions, teaching: Teaching) -> None:
+def _write(checkpoint: Path, options: DistillOptions, training: TowerTraining) -> None:
     with staged_file(checkpoint) as temporary:
-        torch.save({"options": _what_counts(options), **teaching.state()}, temporary)
+        torch.save({"options": _what_counts(options), **training.state()}, temporary)
 
 
 def _read(checkpoint: Path, options: DistillOptions) -> dict[str, Any]:

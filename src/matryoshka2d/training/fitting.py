@@ -48,7 +48,7 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
     Returns
     -------
     ElasticEncoder
-        The encoder, as it was written to ``output``. Its ``record["fit"]["nearness"]`` holds, for every exit,
+        The encoder, as it was written to ``output``. Its ``record["fit"]["cosines"]`` holds, for every exit,
         the mean cosine to the full size on texts that were left out of the fit, before and after; of a single
         text none is left out, and it is empty.
 
@@ -80,10 +80,10 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
     if not quiet:
         print(f"Fitting {encoder.depth - 1} exits of {options.model} on {count} texts", file=sys.stderr)
     with reading(encoder, options.max_length):
-        before = nearness(encoder, held_out)
+        before = mean_cosines(encoder, held_out)
         encoder.add_heads()
         fit_heads(encoder, fitted_on)
-        after = nearness(encoder, held_out)
+        after = mean_cosines(encoder, held_out)
     farther = [n for n in before if after[n] < before[n]]
     if farther and not quiet:
         print(
@@ -98,11 +98,11 @@ def fit(options: FitOptions | None = None, *, quiet: bool = False, **choices: An
         "sizes": [str(size) for size in default_sizes(encoder.depth, encoder.width)],
         "fit": {
             **stated(options),
-            "nearness": {str(n): [round(before[n], 4), round(after[n], 4)] for n in before},
+            "cosines": {str(n): [round(before[n], 4), round(after[n], 4)] for n in before},
         },
     }
     write_made(
-        encoder, options, "fit", "fitted_card.md.j2", count=count, nearness=encoder.record["fit"]["nearness"]
+        encoder, options, "fit", "fitted_card.md.j2", count=count, cosines=encoder.record["fit"]["cosines"]
     )
     return encoder
 
@@ -120,7 +120,7 @@ def check_can_be_fitted(encoder: ElasticEncoder, name: str) -> None:
 
 
 def check_has_no_tower(encoder: ElasticEncoder, name: str) -> None:
-    """Raise a `UserError` if a shallow tower answers for exits of a model that shall change."""
+    """Raise a `UserError` if a shallow tower answers for exits of a model that is to be changed."""
     if encoder.tower is not None:
         raise UserError(
             f"{name} has a shallow tower, which answers its small sizes: change the model that it was made "
@@ -128,7 +128,7 @@ def check_has_no_tower(encoder: ElasticEncoder, name: str) -> None:
         )
 
 
-def nearness(encoder: ElasticEncoder, texts: Texts) -> dict[int, float]:
+def mean_cosines(encoder: ElasticEncoder, texts: Texts) -> dict[int, float]:
     """Return inner exit → mean cosine of its vectors to those of the full size; nothing without texts."""
     if not number_of(texts):
         return {}

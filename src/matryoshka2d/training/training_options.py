@@ -16,12 +16,9 @@ from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.files import check_free, remove_abandoned
 from matryoshka2d.options import NotNegative, Pairs, Positive, Text, Texts, choice, options, read_mapping
 from matryoshka2d.size import parse_sizes
-from matryoshka2d.training.unfinished import check_nothing_unfinished
+from matryoshka2d.training.unfinished import TOWER_CHECKPOINT, check_nothing_unfinished
 
 _BUFFER = 10_000
-
-TOWER_CHECKPOINT = "tower.pt"
-"""The file in the run folder of a distillation that it goes on from."""
 
 
 @options
@@ -433,13 +430,8 @@ class DistillOptions(TextOptions):
     def check_ready(self) -> None:
         """Raise a `UserError` unless data and output are named, and the output may be written."""
         TextOptions.check_ready(self)
-        left = (self.run_folder / TOWER_CHECKPOINT).is_file()
-        if left and not self.resume and not self.overwrite:
-            raise UserError(
-                f"found a checkpoint of an unfinished run in {self.run_folder}: --resume goes on, "
-                "--overwrite begins anew"
-            )
-        if self.resume and not left:
+        check_nothing_unfinished(self.run_folder, resume=self.resume, overwrite=self.overwrite)
+        if self.resume and not (self.run_folder / TOWER_CHECKPOINT).is_file():
             raise UserError(
                 f"nothing to resume: no checkpoint in {self.run_folder}; start again without --resume"
             )

@@ -9,6 +9,9 @@ from pathlib import Path
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import remove_folder
 
+TOWER_CHECKPOINT = "tower.pt"
+"""The checkpoint of a distillation, in its run folder."""
+
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -30,6 +33,8 @@ def work_left(run_folder: Path) -> str | None:
     steps = _steps(run_folder)
     if steps:
         return f"checkpoints (the last after step {max(steps)})"
+    if (run_folder / TOWER_CHECKPOINT).is_file():
+        return "a checkpoint"
     # Its teacher comes first, and leaves checkpoints of its own until it is done.
     if (run_folder / "teacher").is_dir():
         return "the tuned teacher"

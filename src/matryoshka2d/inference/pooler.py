@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _POOLINGS = ("mean", "cls", "lasttoken")
 
 
-class Tail:
+class Pooler:
     """The part of a model behind its layers, in fp32.
 
     Parameters
@@ -44,7 +44,7 @@ class Tail:
         self.heads = heads
 
     @classmethod
-    def of(cls, encoder: ElasticEncoder) -> Tail:
+    def of(cls, encoder: ElasticEncoder) -> Pooler:
         """Return a copy of an encoder's."""
         from sentence_transformers.sentence_transformer.modules import Pooling
 
@@ -55,7 +55,7 @@ class Tail:
         return cls(pooling, [partial(_through, module) for module in own[1:]], _heads(encoder))
 
     @classmethod
-    def of_saved(cls, model: SavedModel) -> Tail:
+    def of_saved(cls, model: SavedModel) -> Pooler:
         """Return that of a model in a folder."""
         return cls(model.pooling, [partial(_mapped, dense) for dense in model.dense], model.heads)
 
@@ -94,12 +94,12 @@ def _heads(encoder: ElasticEncoder) -> dict[int, Tensor]:
 
 
 def _through(module: nn.Module, vectors: Tensor) -> Tensor:
-    """Return vectors [texts, dims] as a module of sentence-transformers turns them."""
-    turned: Tensor = module({"sentence_embedding": vectors})["sentence_embedding"]
-    return turned
+    """Return vectors [texts, dims] as a module of sentence-transformers maps them."""
+    mapped: Tensor = module({"sentence_embedding": vectors})["sentence_embedding"]
+    return mapped
 
 
 def _mapped(dense: SavedDense, vectors: Tensor) -> Tensor:
-    """Return vectors [texts, dims] as a saved linear map turns them."""
-    turned: Tensor = getattr(nn, dense.activation)()(functional.linear(vectors, dense.weight, dense.bias))
-    return turned
+    """Return vectors [texts, dims] as a saved linear map maps them."""
+    mapped: Tensor = getattr(nn, dense.activation)()(functional.linear(vectors, dense.weight, dense.bias))
+    return mapped

@@ -1,4 +1,4 @@
-"""Teaching a shallow tower to land on the vectors of the full size: batches, loss, schedule, steps."""
+"""Training a shallow tower to give the vectors of the full size: batches, loss, schedule, steps."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _BETAS = (0.9, 0.98)
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """Texts and where they shall land.
+class TowerData:
+    """Texts and the vectors that a tower learns to give to them.
 
     Parameters
     ----------
@@ -49,32 +49,32 @@ class Lesson:
     targets: NDArray[np.float32]
     lengths: NDArray[np.int64]
 
-    def batches(self, tokens: int, chance: np.random.Generator) -> list[NDArray[np.int64]]:
+    def batches(self, tokens: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Return the rows of the batches of one pass: texts of one prompt and nearly one length.
 
         Parameters
         ----------
         tokens
             The most that a batch may have, padding included; eight texts may have more.
-        chance
+        rng
             Where the order comes from.
 
         Examples
         --------
         >>> lengths = np.full(20, 4)
-        >>> lesson = Lesson([""] * 20, [""] * 20, np.zeros((20, 2), np.float32), lengths)
-        >>> sorted(map(len, lesson.batches(40, np.random.default_rng(0))))
+        >>> data = TowerData([""] * 20, [""] * 20, np.zeros((20, 2), np.float32), lengths)
+        >>> sorted(map(len, data.batches(40, np.random.default_rng(0))))
         [10, 10]
         """
         prompts = np.asarray(self.prompts)
-        order = chance.permutation(len(self.texts))
+        order = rng.permutation(len(self.texts))
         found = []
         for start in range(0, len(order), _SORTED_TOGETHER):
             rows = order[start : start + _SORTED_TOGETHER]
             for prompt in sorted(set(prompts[rows].tolist())):
                 own = rows[prompts[rows] == prompt]
                 found += _filled(own[np.argsort(self.lengths[own], kind="stable")], self.lengths, tokens)
-        return [found[i] for i in chance.permutation(len(found))]
+        return [found[i] for i in rng.permutation(len(found))]
 
 
 def _filled(rows: NDArray[np.int64], lengths: NDArray[np.int64], tokens: int) -> list[NDArray[np.int64]]:
@@ -91,8 +91,8 @@ def _filled(rows: NDArray[np.int64], lengths: NDArray[np.int64], tokens: int) ->
     return batches
 
 
-def landing_loss(vectors: Mapping[int, Tensor], targets: Tensor, dims: Sequence[int]) -> Tensor:
-    """Return how far vectors land from their targets: the mean over exits and prefixes of 1 - cosine.
+def cosine_loss(vectors: Mapping[int, Tensor], targets: Tensor, dims: Sequence[int]) -> Tensor:
+    """Return the mean over exits and prefixes of 1 - cosine to the targets.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def landing_loss(vectors: Mapping[int, Tensor], targets: Tensor, dims: Sequence[
     Examples
     --------
     >>> targets = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    >>> landing_loss({1: targets * 2, 2: targets.flip(0)}, targets, [2]).item()
+    >>> cosine_loss({1: targets * 2, 2: targets.flip(0)}, targets, [2]).item()
     0.5
     """
     distances = [
@@ -170,21 +170,21 @@ class Schedule:
         return progress.step / self.steps
 
 
-class Teaching:
-    """A run that teaches a tower; its state goes into a checkpoint and comes back from it.
+class TowerTraining:
+    """A run that trains a tower; its state goes into a checkpoint and comes back from it.
 
     Parameters
     ----------
     tower
         The shallow model. All of its weights but a rotation learn.
-    lesson
+    data
         Texts and targets.
     schedule
         How long and how fast.
     """
 
-    def __init__(self, tower: ElasticEncoder, lesson: Lesson, schedule: Schedule) -> None:
-        self.tower, self.lesson, self.schedule = tower, lesson, schedule
+    def __init__(self, tower: ElasticEncoder, data: TowerData, schedule: Schedule) -> None:
+        self.tower, self.data, self.schedule = tower, data, schedule
         self.progress = Progress()
         self.weights = [weight for weight in tower.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -212,18 +212,18 @@ class Teaching:
     def _next_rows(self) -> NDArray[np.int64]:
         if not self.progress.queue:
             # The order hangs on the seed and the step alone, so that a run that goes on repeats it.
-            chance = np.random.default_rng([self.schedule.seed, self.progress.step])
-            self.progress.queue = self.lesson.batches(self.schedule.batch_tokens, chance)
+            rng = np.random.default_rng([self.schedule.seed, self.progress.step])
+            self.progress.queue = self.data.batches(self.schedule.batch_tokens, rng)
         return self.progress.queue.pop()
 
     def _step(self, rows: NDArray[np.int64]) -> float:
-        texts = [self.lesson.texts[row] for row in rows]
-        features = self.tower.preprocess(texts, prompt=self.lesson.prompts[rows[0]] or None)
+        texts = [self.data.texts[row] for row in rows]
+        features = self.tower.preprocess(texts, prompt=self.data.prompts[rows[0]] or None)
         device = self.tower.device
         features = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
-        targets = torch.from_numpy(self.lesson.targets[rows]).to(device)
+        targets = torch.from_numpy(self.data.targets[rows]).to(device)
         exits = self.tower.exit_vectors(features, range(1, self.tower.depth + 1))
-        loss = landing_loss(exits, targets, self.schedule.dims)
+        loss = cosine_loss(exits, targets, self.schedule.dims)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.weights, CLIP)
