@@ -14,7 +14,7 @@ help:  ## List the targets
 quickstart: $(VENV)/.user  ## Make a real model elastic, show its grid, search with it
 	$(BIN)/python examples/quickstart.py
 
-test: $(VENV)/.dev  ## Run the tests (8 to 10 minutes on two cores)
+test: $(VENV)/.dev  ## Run the tests (8 to 20 minutes on two cores)
 	$(PYTEST) -m "not slow"
 
 test-clients: $(VENV)/.dev $(VENV)/clients/.ok  ## Run the server's tests with LangChain, LiteLLM and LlamaIndex
