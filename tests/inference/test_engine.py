@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -169,19 +170,31 @@ class TestTorch:
         np.testing.assert_array_equal(encoder.encode(tiny.TEXTS), before)
 
     @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(data=st.data())
-    def test_texts_of_one_batch_leave_at_their_own_depth(
-        self, model: str, encoder: ElasticEncoder, mixed: list[str], data: st.DataObject
+    @given(lengths=st.lists(st.integers(1, 58), min_size=1, max_size=24), layers=st.integers(1, 4))
+    def test_texts_padded_to_attend_together_are_as_alone(
+        self, model: str, lengths: list[int], layers: int
     ) -> None:
         engine = _opened(model)
-        rows = data.draw(st.lists(st.integers(0, len(mixed) - 1), min_size=1, max_size=12))
-        depths = sorted(data.draw(st.lists(st.integers(1, 4), min_size=len(rows), max_size=len(rows))))[::-1]
-        tokens = engine.tokenizer([mixed[row] for row in rows])
-        left = np.concatenate(list(engine.runner.leaving(tokens, depths))[::-1])
-        alone = [engine.runner.run(tokens.take(np.array([i])), depth)[0] for i, depth in enumerate(depths)]
-        np.testing.assert_allclose(left, alone, atol=5e-6)
+        words = tiny.WORDS.split()
+        tokens = engine.tokenizer([" ".join((words * 10)[:length]) for length in sorted(lengths)])
+        together = engine.runner.run(tokens, layers)
+        alone = [engine.runner.run(tokens.take(np.array([i])), layers)[0] for i in range(len(tokens))]
+        np.testing.assert_allclose(together, alone, atol=5e-6)
 
-    def test_callers_of_several_depths_share_batches(self, model: str, mixed: list[str]) -> None:
+    def test_more_cores_change_no_bit(self, minilm: str, mixed: list[str]) -> None:
+        engine: Any = open_engine(minilm, "torch", "fp32")
+        runner, tokens = engine.runner, engine.tokenizer(mixed[:1])
+        before, found = torch.get_num_threads(), []
+        try:
+            for cores in (1, 2, 4):
+                torch.set_num_threads(cores)
+                found.append(runner.run(tokens, 6))
+        finally:
+            torch.set_num_threads(before)
+        for vectors in found[1:]:
+            np.testing.assert_array_equal(vectors, found[0])
+
+    def test_callers_of_several_depths_at_once(self, model: str, mixed: list[str]) -> None:
         engine = _opened(model)
         expected = {n: engine.embed(mixed, Size(n, 32)) for n in range(1, 5)}
         sizes: list[int] = []

@@ -177,8 +177,7 @@ class Patched:
         self.deadly: int | None = None
         """A token whose batches fail."""
         self.batches = 0
-        for name in ("run", "leaving"):
-            monkeypatch.setattr(runner, name, self._before(getattr(runner, name)))
+        monkeypatch.setattr(runner, "run", self._before(runner.run))
 
     def _before(self, whole: Callable[..., Any]) -> Callable[..., Any]:
         def run(tokens: Tokens, layers: Any) -> Any:
@@ -186,10 +185,7 @@ class Patched:
             time.sleep(self.seconds)
             if self.deadly in tokens.ids:
                 raise ArithmeticError("a batch that cannot be computed")
-            found = whole(tokens, layers)
-            if isinstance(layers, int):
-                return self._spoil(tokens, found)
-            return self._spoil_leaving(tokens, found)
+            return self._spoil(tokens, whole(tokens, layers))
 
         return run
 
@@ -199,13 +195,6 @@ class Patched:
                 vectors = vectors.copy()
                 vectors[row, 0] = np.nan
         return vectors
-
-    def _spoil_leaving(self, tokens: Tokens, parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        last = len(tokens)
-        for vectors in parts:
-            rows = np.arange(last - len(vectors), last)
-            yield self._spoil(tokens.take(rows), vectors)
-            last -= len(vectors)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.util import find_spec
@@ -257,17 +257,6 @@ class Runner(Protocol):
 
     def memory(self) -> Mapping[int, int]:
         """Return layers → bytes of memory that serving this depth takes, for the depths ready to run."""
-
-
-@runtime_checkable
-class MixingRunner(Runner, Protocol):
-    """A runner whose texts may leave one batch after different layers."""
-
-    def leaving(self, tokens: Tokens, depths: Sequence[int]) -> Iterator[Vectors]:
-        """Yield float32 [texts, width] of the texts that leave, those at the end of the batch first.
-
-        `depths` says after how many layers each text leaves, in descending order.
-        """
 
 
 _WEIGHTS = ("*.safetensors", "*.bin")

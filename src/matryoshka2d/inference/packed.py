@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,11 @@ from matryoshka2d.inference.tokens import Tokens
 Weight = Callable[[str], Tensor]
 """Name of a weight in the base model → the weight."""
 
+# Up to so many tokens a batch has a multiple of so many rows.
+_STEPS = ((64, 4), (256, 16), (1024, 64))
+_LARGEST_STEP = 256
+# Short texts that differ by so many tokens, or by a quarter, attend together.
+_APART = 8
 # Longer texts attend through the library's blockwise kernel, which keeps no square of scores.
 _SHORT = 64
 
@@ -84,32 +89,31 @@ class PackedLayers:
         return [self.embeddings.bytes, *(layer.bytes for layer in self.layers)]
 
     def __call__(self, tokens: Tokens, groups: Groups, layers: int) -> Tensor:
-        """Return the token states [total, hidden] after so many layers."""
+        """Return the token states [rows, hidden] after so many layers; see `exits`."""
         *_, states = self.exits(tokens, groups, layers)
         return states
 
     def exits(self, tokens: Tokens, groups: Groups, layers: int) -> Iterator[Tensor]:
-        """Yield the token states [total, hidden] after each of so many layers."""
+        """Yield the token states [rows, hidden] after each layer; rows after the last token are padding."""
         states = self.embeddings(tokens, groups, self.kernels)
+        buckets = _buckets(groups)
+        if self.layers[0].up.fused:
+            states = functional.pad(states, (0, 0, 0, rows_of(len(states)) - len(states)))
         for layer in self.layers[:layers]:
-            states = layer(states, groups, self.heads, self.kernels)
+            states = layer(states, groups, buckets, self.heads, self.kernels)
             yield states
 
-    def leaving(self, tokens: Tokens, depths: Sequence[int]) -> Iterator[Tensor]:
-        """Yield the token states after each layer, of those texts alone that have come so far.
 
-        `depths` says after how many layers each text leaves, in descending order: those that leave are the
-        last ones, and what stays is a view of what was there.
-        """
-        groups = Groups.of(tokens)
-        states = self.embeddings(tokens, groups, self.kernels)
-        for done, layer in enumerate(self.layers[: depths[0]]):
-            staying = sum(depth > done for depth in depths)
-            if staying < len(tokens):
-                tokens = tokens.take(np.arange(staying))
-                groups, states = Groups.of(tokens), states[: len(tokens.ids)]
-            states = layer(states, groups, self.heads, self.kernels)
-            yield states
+def rows_of(tokens: int) -> int:
+    """Return how many rows a batch of so many tokens gets: some more, so that few shapes are ever multiplied.
+
+    oneDNN makes a program for every shape, in about a millisecond, and keeps the last thousand.
+
+    >>> [rows_of(tokens) for tokens in (1, 12, 13, 100, 1000, 8000)]
+    [4, 12, 16, 112, 1024, 8192]
+    """
+    step = next((step for most, step in _STEPS if tokens <= most), _LARGEST_STEP)
+    return -(-tokens // step) * step
 
 
 class _Embeddings:
@@ -176,34 +180,104 @@ class _Layer:
     def bytes(self) -> int:
         return sum(linear.bytes for linear in (self.qkv, self.attention_output, self.up, self.down))
 
-    def __call__(self, states: Tensor, groups: Groups, heads: int, kernels: Kernels | None) -> Tensor:
-        attended = _attention(self.qkv(states), groups, heads, kernels)
+    def __call__(
+        self,
+        states: Tensor,
+        groups: Groups,
+        buckets: Sequence[_Bucket],
+        heads: int,
+        kernels: Kernels | None,
+    ) -> Tensor:
+        attended = _attention(self.qkv(states), groups, buckets, heads, kernels)
         states = self.attention_norm(self.attention_output.plus(attended, states), kernels)
         return self.output_norm(self.down.plus(self.up.gelu(states), states), kernels)
 
 
-def _attention(qkv: Tensor, groups: Groups, heads: int, kernels: Kernels | None) -> Tensor:
-    """Return attention [total, hidden] of queries, keys and values [total, 3 hidden]."""
+@dataclass(frozen=True)
+class _Bucket:
+    """Texts of nearly one length that attend together, padded to the longest where they differ."""
+
+    rows: slice
+    """Their tokens."""
+    texts: int
+    length: int
+    gather: Tensor | None = None
+    """int64 [texts * length]: which of the rows stands at each place; None where all are of one length."""
+    scatter: Tensor | None = None
+    """int64 [rows]: the place of each."""
+    bias: Tensor | None = None
+    """float32 [texts, 1, 1, length]: minus infinity at places that are padding."""
+
+
+def _buckets(groups: Groups) -> list[_Bucket]:
+    """Return the texts of a batch in few buckets: operations cost more than some padding of short texts."""
+    found: list[_Bucket] = []
+    together: list[tuple[int, int, int]] = []
+    for span in groups.spans:
+        shortest = together[0][2] if together else 0
+        if together and (span[2] > _SHORT or not 0 <= span[2] - shortest <= max(_APART, shortest // 4)):
+            found.append(_bucket(together))
+            together = []
+        together.append(span)
+    return [*found, _bucket(together)] if together else found
+
+
+def _bucket(spans: Sequence[tuple[int, int, int]]) -> _Bucket:
+    start, end = spans[0][0], spans[-1][0] + spans[-1][1] * spans[-1][2]
+    lengths = np.repeat([length for _, _, length in spans], [texts for _, texts, _ in spans])
+    longest = int(lengths.max())
+    bucket = _Bucket(slice(start, end), len(lengths), longest)
+    if len(spans) == 1:
+        return bucket
+    starts = np.cumsum(lengths) - lengths
+    places = np.arange(longest)
+    real = places < lengths[:, None]
+    gather = np.where(real, starts[:, None] + places, starts[:, None])
+    bias = np.where(real, np.float32(0), np.float32(-np.inf))[:, None, None, :]
+    return replace(
+        bucket,
+        gather=torch.from_numpy(gather.ravel()),
+        scatter=torch.from_numpy(np.flatnonzero(real)),
+        bias=torch.from_numpy(bias),
+    )
+
+
+def _attention(
+    qkv: Tensor, groups: Groups, buckets: Sequence[_Bucket], heads: int, kernels: Kernels | None
+) -> Tensor:
+    """Return attention [rows, hidden] of queries, keys and values [rows, 3 hidden]."""
     hidden = qkv.shape[1] // 3
     width = hidden // heads
-    out = torch.empty((len(qkv), hidden), dtype=qkv.dtype)
-    for start, texts, length in groups.spans:
-        span = slice(start, start + texts * length)
-        if kernels is not None and kernels.attends(qkv.dtype, width, length):
+    out = torch.zeros((len(qkv), hidden), dtype=qkv.dtype)
+    if kernels is not None and all(kernels.attends(qkv.dtype, width, length) for *_, length in groups.spans):
+        for start, texts, length in groups.spans:
+            span = slice(start, start + texts * length)
             kernels.attention(qkv[span], out[span], texts, length, heads)
-            continue
-        parts = qkv[span].to(multiplied_in(qkv.dtype)).view(texts, length, 3, heads, width)
+        return out
+    for bucket in buckets:
+        own = qkv[bucket.rows] if bucket.gather is None else qkv[bucket.rows].index_select(0, bucket.gather)
+        parts = own.to(multiplied_in(qkv.dtype)).view(bucket.texts, bucket.length, 3, heads, width)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        attend = _attend_short if length <= _SHORT else functional.scaled_dot_product_attention
-        out[span].view(texts, length, heads, width).copy_(attend(query, key, value).transpose(1, 2))
+        attend = _attend_short if bucket.length <= _SHORT else _attend_long
+        found = attend(query, key, value, bucket.bias).transpose(1, 2)
+        if bucket.scatter is None:
+            out[bucket.rows].view(bucket.texts, bucket.length, heads, width).copy_(found)
+        else:
+            out[bucket.rows] = found.reshape(-1, hidden).index_select(0, bucket.scatter)
     return out
 
 
-def _attend_short(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _attend_long(query: Tensor, key: Tensor, value: Tensor, _: Tensor | None) -> Tensor:
+    return functional.scaled_dot_product_attention(query, key, value)
+
+
+def _attend_short(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
     """Plain attention [texts, heads, length, width]: two batched products around a softmax."""
     texts, heads, length, width = query.shape
     query, key, value = (part.reshape(texts * heads, length, width) for part in (query, key, value))
     scores = torch.bmm(query, key.transpose(1, 2)).mul_(1 / math.sqrt(width))
+    if bias is not None:
+        scores.view(texts, heads, length, length).add_(bias)
     return torch.bmm(torch.softmax(scores, dim=-1), value).view(texts, heads, length, width)
 
 
@@ -224,8 +298,8 @@ class _Norm:
 class _Linear:
     """One or more linear maps of the same input, joined; what follows is computed in the same pass.
 
-    In bf16 the weights are laid out once as the compiled kernel or oneDNN wants them. Where neither has
-    products of bf16, they are rounded to bf16 and multiplied in fp32.
+    The weights are laid out once as the compiled kernel or oneDNN wants them. Where neither has products of
+    bf16, they are rounded to bf16 and multiplied in fp32.
     """
 
     def __init__(
@@ -235,7 +309,8 @@ class _Linear:
         self.bias = _copy(torch.cat([weights(f"{path}.bias") for path in paths]), dtype)
         outputs, inputs = self.weight.shape
         self.kernels = kernels if kernels is not None and kernels.maps(dtype, inputs, outputs) else None
-        self.fused = dtype == torch.bfloat16 and library_has_bf16()
+        has_library: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self.fused = has_library and multiplied_in(dtype) == dtype
         if self.kernels is None:
             self.weight, self.bias = (part.to(multiplied_in(dtype)) for part in (self.weight, self.bias))
         self.bytes = self.weight.nbytes + self.bias.nbytes

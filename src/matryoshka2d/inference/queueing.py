@@ -75,6 +75,8 @@ class FairQueue:
     def __init__(self, workers: int, now: Callable[[], float] = time.perf_counter) -> None:
         self._workers = workers
         self._now = now
+        self.prompt_tokens = 0
+        """Tokens of the prompt jobs that wait."""
         # Class (bulk or not) → caller → its jobs.
         self._waiting: dict[bool, OrderedDict[object, deque[Job]]] = {
             False: OrderedDict(),
@@ -96,6 +98,7 @@ class FairQueue:
             self._had[job.bulk] = max(self._had.values())
         if not job.bulk:
             self._last_prompt = self._now()
+            self.prompt_tokens += len(job.tokens.ids)
         callers.setdefault(job if job.caller is None else job.caller, deque()).append(job)
 
     def take(self) -> Job | None:
@@ -138,6 +141,7 @@ class FairQueue:
         jobs = [job for callers in self._waiting.values() for own in callers.values() for job in own]
         for callers in self._waiting.values():
             callers.clear()
+        self.prompt_tokens = 0
         return jobs
 
     def _may_run(self, bulk: bool) -> bool:
@@ -156,6 +160,8 @@ class FairQueue:
         job = callers[caller].popleft()
         if not callers[caller]:
             del callers[caller]
+        if not job.bulk:
+            self.prompt_tokens -= len(job.tokens.ids)
         return job
 
     def _note(self, job: Job) -> None:

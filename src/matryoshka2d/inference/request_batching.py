@@ -226,22 +226,25 @@ class BatchingEngine:
             Which texts, and the job whose future receives float32 [texts, width], neither cut nor
             normalized. A text without tokens is in none of them: its vector is zero.
         """
-        batches = list(self._batches(tokens))
+        batches = self._batches(tokens)
         shared = shared and len(batches) == 1
         caller = object()
+        part = tokens.take if len(tokens) > 1 else lambda _: tokens
         return [
-            (rows, self._workers.submit(tokens.take(rows), layers, shared=shared, bulk=bulk, caller=caller))
+            (rows, self._workers.submit(part(rows), layers, shared=shared, bulk=bulk, caller=caller))
             for rows in batches
         ]
 
-    def _batches(self, tokens: Tokens) -> Iterator[NDArray[np.int64]]:
-        """Yield the rows of each batch, ordered by length; the longest texts first, to end on small ones."""
+    def _batches(self, tokens: Tokens) -> list[NDArray[np.int64]]:
+        """Return the rows of each batch, ordered by length; the longest texts first, to end on small ones."""
+        if len(tokens) == 1 and len(tokens.ids):
+            return [np.zeros(1, dtype=np.int64)]
         order = np.argsort(tokens.lengths, kind="stable")
         # A text without a token, which some tokenizers make of an empty text, has the zero vector.
         order = order[tokens.lengths[order] > 0]
         lengths, budget, waste = tokens.lengths[order], self.runner.budget, self.runner.waste
         slices = packed_batches(lengths, budget) if waste is None else padded_batches(lengths, budget, waste)
-        yield from (order[rows] for rows in reversed(list(slices)))
+        return [order[rows] for rows in reversed(list(slices))]
 
 
 def _place(out: Vectors, rows: NDArray[np.int64], future: Future[Vectors]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,8 +48,8 @@ def open_torch(
         twin = encoder if model.ours else copy.deepcopy(encoder)
         twin.to(_DTYPES[chosen]).eval().requires_grad_(False)
         runner = LayersRunner(twin, chosen)
-    threads = torch.get_num_threads() if on_cpu else 1
-    return BatchingEngine(runner, tokenizer, shape, threads=threads)
+    cores = torch.get_num_threads() if on_cpu else 1
+    return BatchingEngine(runner, tokenizer, shape, threads=cores, cores=cores)
 
 
 def packed_runner(encoder: ElasticEncoder, precision: str) -> PackedRunner | None:
@@ -65,7 +65,8 @@ def _open_saved(model: SavedModel, precision: str) -> BatchingEngine:
     chosen = resolve_precision(precision, "cpu").name
     shape = Shape(model.depth, model.width, model.size, model.sizes)
     runner: Any = _saved_runner(model, chosen)
-    return BatchingEngine(runner, TextTokenizer(model.texts), shape, threads=torch.get_num_threads())
+    cores = torch.get_num_threads()
+    return BatchingEngine(runner, TextTokenizer(model.texts), shape, threads=cores, cores=cores)
 
 
 def _saved_runner(model: SavedModel, precision: str) -> PackedRunner:
@@ -164,25 +165,6 @@ class PackedRunner:
         states = self.layers(tokens, groups, layers)
         vectors = self.pooler(states, groups, tokens.prompt_length, layers)
         return np.asarray(vectors.numpy(), dtype=np.float32)
-
-    @torch.inference_mode()
-    def leaving(self, tokens: Tokens, depths: Sequence[int]) -> Iterator[Vectors]:
-        """Yield float32 [texts, width] of the texts that leave, the last of the batch first."""
-        staying = len(depths)
-        if self.tower is not None and depths[-1] <= self.shallow:
-            staying = sum(depth > self.shallow for depth in depths)
-            yield from self.tower.leaving(tokens.take(np.arange(staying, len(depths))), depths[staying:])
-            if not staying:
-                return
-            tokens, depths = tokens.take(np.arange(staying)), depths[:staying]
-        for layer, states in enumerate(self.layers.leaving(tokens, depths), start=1):
-            left = staying
-            staying = sum(depth > layer for depth in depths)
-            if staying < left:
-                gone = tokens.take(np.arange(staying, left))
-                own = states[len(states) - len(gone.ids) :]
-                vectors = self.pooler(own, Groups.of(gone), tokens.prompt_length, layer)
-                yield np.asarray(vectors.numpy(), dtype=np.float32)
 
     @torch.inference_mode()
     def run_exits(self, tokens: Tokens, layers: int) -> Vectors:

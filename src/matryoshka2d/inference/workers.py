@@ -2,8 +2,7 @@
 
 One batch spread over all cores waits at the end of every operation for the slowest; one batch a core does
 not. Small jobs that wait at the same time run as one batch, so that many callers with one text each cost
-little more than one caller with many; where the runner can, texts of several depths too, each leaving at
-its own.
+little more than one caller with many. A batch that runs alone is spread over the cores after all.
 """
 
 from __future__ import annotations
@@ -14,15 +13,24 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from matryoshka2d.inference.engine import MixingRunner, Runner, Vectors
+import numpy as np
+
+from matryoshka2d.inference.engine import Runner
 from matryoshka2d.inference.queueing import FairQueue, Job
 from matryoshka2d.inference.tokens import Tokens, join
 
 # Texts that are padded to each other's length should not differ by more.
 _LENGTHS_APART = 2
 
+# Tokens that a core must have of a batch: with fewer, waiting for each other costs more than it brings.
+_TOKENS_A_CORE = 4
+
+# A batch of fewer tokens costs nearly as much as one of so many: where another batch is running, it waits so
+# many seconds for company.
+_COMPANY = 64
+_WAIT = 0.004
 
 # Seconds to wait, when Python ends, for a batch that is running, and for who waits for it.
 _PATIENCE = 30.0
@@ -50,14 +58,17 @@ class Workers:
     threads
         How many batches run side by side.
     cores
-        Cores that torch may use for one batch; one each where there are several threads.
+        Cores that torch may use for a batch that runs alone; batches side by side get one each.
     """
 
     def __init__(self, runner: Runner, threads: int, cores: int) -> None:
         self.runner = runner
         self.watch: Callable[[int, int], object] = lambda _texts, _tokens: None
         """Called with the texts and the tokens of every batch, before it runs."""
-        self._mixing = runner if isinstance(runner, MixingRunner) else None
+        self._cores = cores
+        self._running = 0
+        self._running_tokens = 0
+        """Tokens of the batches of prompt jobs that run."""
         self._jobs = FairQueue(threads)
         self._changed = threading.Condition()
         self._closed = False
@@ -65,7 +76,7 @@ class Workers:
         started = threading.Barrier(threads + 1)
         self._threads = [
             threading.Thread(
-                target=self._work, args=(started, cores), name=f"matryoshka2d-{runner.name}-{i}", daemon=True
+                target=self._work, args=(started,), name=f"matryoshka2d-{runner.name}-{i}", daemon=True
             )
             for i in range(threads)
         ]
@@ -73,12 +84,7 @@ class Workers:
         for thread in self._threads:
             thread.start()
         _LIVE.add(self)
-        torch = sys.modules.get("torch")
-        before = torch.get_num_threads() if torch is not None else 0
         started.wait()
-        if torch is not None:
-            # Each worker set its own number of cores, which torch also takes as the default of later threads.
-            torch.set_num_threads(before)
 
     def submit(
         self,
@@ -129,17 +135,15 @@ class Workers:
         with self._changed:
             self._changed.wait_for(lambda: not self._callers, _PATIENCE)
 
-    def _work(self, started: threading.Barrier, cores: int) -> None:
-        # Where torch is not loaded, it is not what runs the batches.
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            torch.set_num_threads(cores)
+    def _work(self, started: threading.Barrier) -> None:
         started.wait()
         while jobs := self._next():
             live = [job for job in jobs if job.future.set_running_or_notify_cancel()]
             if live:
                 self._run(live)
             with self._changed:
+                self._running -= 1
+                self._running_tokens -= 0 if jobs[0].bulk else _tokens_of(jobs)
                 self._jobs.done(jobs[0])
                 if jobs[0].bulk:
                     # Another worker may have left a bulk job alone because of this one.
@@ -152,15 +156,42 @@ class Workers:
                 if self._closed and not len(self._jobs):
                     return []
                 self._changed.wait(self._jobs.again_in())
-            room = self.runner.budget - len(first.tokens.ids)
-            beside = self._jobs.take_beside(first, room, lambda job: self._together(job, first))
-        return [first, *beside]
+            jobs = self._with_company(first)
+            self._running += 1
+            self._running_tokens += 0 if first.bulk else _tokens_of(jobs)
+            # The batches of a long call are not spread: others follow them.
+            alone = first.shared and self._running == 1 and not len(self._jobs)
+        _take_cores(min(self._cores, _tokens_of(jobs) // _TOKENS_A_CORE) if alone else 1)
+        return jobs
+
+    def _with_company(self, first: Job) -> list[Job]:
+        """Return a job and those that run in one batch with it; where others run, wait a little for some."""
+        jobs, over = [first], time.perf_counter() + _WAIT
+        while True:
+            jobs += self._jobs.take_beside(
+                first, self._share(jobs) - _tokens_of(jobs), lambda job: self._together(job, first)
+            )
+            left = over - time.perf_counter()
+            if not (self._running and first.shared and _tokens_of(jobs) < _COMPANY and left > 0):
+                break
+            self._changed.wait(left)
+        if len(self._jobs):
+            # What came meanwhile and does not fit is another worker's.
+            self._changed.notify()
+        return jobs
+
+    def _share(self, jobs: Sequence[Job]) -> int:
+        """Return the most tokens of a batch: prompt jobs leave as many for every other worker."""
+        if jobs[0].bulk:
+            return self.runner.budget
+        present = _tokens_of(jobs) + self._jobs.prompt_tokens + self._running_tokens
+        return min(self.runner.budget, max(_COMPANY, present // len(self._threads)))
 
     def _together(self, job: Job, other: Job) -> bool:
         """Whether two jobs may run in one batch: functions that go together, on lengths that do."""
         if not (job.shared and other.shared) or job.tokens.prompt_length != other.tokens.prompt_length:
             return False
-        if job.layers != other.layers and self._mixing is None:
+        if job.layers != other.layers:
             return False
         if self.runner.waste is None:
             return True
@@ -170,36 +201,36 @@ class Workers:
     def _run(self, jobs: list[Job]) -> None:
         """Run jobs as one batch; if that fails, each alone, so that only those fail that must."""
         begun = time.perf_counter()
-        # Texts that leave last first, then by length: texts of one length attend together.
-        jobs = sorted(jobs, key=lambda job: (-job.layers, job.tokens.lengths[0]))
-        for job in jobs:
-            job.begun = begun
-        waiting = list(jobs)
-        try:
-            for vectors in self._batch(jobs):
-                job = waiting.pop()
-                job.ended = time.perf_counter()
-                job.future.set_result(vectors)
-        except BaseException as error:  # the caller must hear of whatever went wrong
-            if len(waiting) == 1:
-                waiting[0].future.set_exception(error)
-                return
-            for job in waiting:
-                self._run([job])
-
-    def _batch(self, jobs: list[Job]) -> Iterator[Vectors]:
-        """Yield the vectors of each job, the last one first."""
+        # By length: texts of one length attend together.
+        jobs = sorted(jobs, key=lambda job: job.tokens.lengths[0])
         tokens = join([job.tokens for job in jobs])
         self.watch(len(tokens), len(tokens.ids))
-        depths = [job.layers for job in jobs for _ in range(len(job.tokens))]
-        if self._mixing is not None and depths[0] != depths[-1]:
-            found: Iterable[Vectors] = self._mixing.leaving(tokens, depths)
-        else:
-            found = [self.runner.run(tokens, depths[0])]
-        last = len(jobs)
-        for vectors in found:
-            while len(vectors):
-                last -= 1
-                count = len(jobs[last].tokens)
-                yield vectors[len(vectors) - count :]
-                vectors = vectors[: len(vectors) - count]
+        try:
+            vectors = self.runner.run(tokens, jobs[0].layers)
+        except BaseException as error:  # the caller must hear of whatever went wrong
+            if len(jobs) == 1:
+                jobs[0].future.set_exception(error)
+                return
+            for job in jobs:
+                self._run([job])
+            return
+        ended = time.perf_counter()
+        for job, own in zip(
+            jobs, np.split(vectors, np.cumsum([len(job.tokens) for job in jobs])[:-1]), strict=True
+        ):
+            job.begun, job.ended = begun, ended
+            job.future.set_result(own)
+
+
+def _tokens_of(jobs: Sequence[Job]) -> int:
+    return sum(len(job.tokens.ids) for job in jobs)
+
+
+def _take_cores(count: int) -> None:
+    """Let torch use so many cores for what the calling thread runs; nothing where torch is not loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    # Asked first, for a thread's first use of torch takes the number of the process, whatever was set before.
+    if torch.get_num_threads() != max(1, count):
+        torch.set_num_threads(max(1, count))

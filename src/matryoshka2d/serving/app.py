@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -31,6 +32,14 @@ from matryoshka2d.size import Size
 
 _GONE = 499
 """The status, never seen by anyone, of an answer to a client that went away."""
+
+
+class _PlainRoute(APIRoute):
+    """A route whose function takes the request and returns the response: nothing to solve or to serialize."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
 
 
 class State:
@@ -109,7 +118,7 @@ def build_app(state: State) -> ASGIApp:
     document = orjson.dumps(openapi.document(app, state.catalog, options, index))
 
     @app.get("/openapi.json", include_in_schema=False)
-    async def describe() -> Response:
+    async def describe(_: Request) -> Response:
         return Response(document, media_type="application/json")
 
     routes = [route.path for route in app.routes if hasattr(route, "path")]
@@ -142,6 +151,8 @@ async def _answer_nobody(_: Request, __: Exception) -> Response:
 
 
 def _add_routes(app: FastAPI, state: State) -> None:
+    app.router.route_class = _PlainRoute
+
     @app.post("/v1/embeddings", **openapi.EMBEDDINGS)
     async def embeddings(request: Request) -> Response:
         """Embed texts at a size."""
@@ -155,7 +166,7 @@ def _add_routes(app: FastAPI, state: State) -> None:
             return await _search(request, state)
 
     @app.get("/v1/models", **openapi.MODELS)
-    async def models() -> Response:
+    async def models(_: Request) -> Response:
         """List every model, and every size offered by its alias."""
         names = [(one, [None, *one.sizes]) for one in state.catalog.served.values()]
         return _json(
@@ -170,18 +181,18 @@ def _add_routes(app: FastAPI, state: State) -> None:
         return _json(_entry(state, served, None if name == served.name else size))
 
     @app.get("/health", **openapi.HEALTH)
-    async def health() -> Response:
+    async def health(_: Request) -> Response:
         """Say that the process is alive."""
         return _json({"status": "alive"})
 
     @app.get("/ready", **openapi.READY)
-    async def ready() -> Response:
+    async def ready(_: Request) -> Response:
         """Say whether requests are taken: 503 once the server was told to stop."""
         state.refuse_when_draining()
         return _json({"status": "ready"})
 
     @app.get("/metrics", **openapi.METRICS)
-    async def metrics() -> Response:
+    async def metrics(_: Request) -> Response:
         """Return the figures for Prometheus."""
         return Response(state.metrics.page(), media_type=CONTENT_TYPE)
 
@@ -189,7 +200,7 @@ def _add_routes(app: FastAPI, state: State) -> None:
         shown = page_response()
 
         @app.get("/", include_in_schema=False)
-        async def page() -> Response:
+        async def page(_: Request) -> Response:
             return shown
 
 

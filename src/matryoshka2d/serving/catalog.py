@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,12 +66,16 @@ class Served:
     quality: Quality | None
     created: int
 
+    @cached_property
+    def _offered(self) -> frozenset[Size]:
+        return frozenset(self.sizes)
+
     def choose(self, layers: int | None, dims: int | None) -> Size:
         """Return the size that a request asks for, or raise a `RequestError` if it is not offered."""
         layers, dims = layers or self.size.layers, dims or self.size.dims
         size = Size(layers, dims)
         within = layers <= self.engine.depth and dims <= self.engine.width
-        if size not in self.sizes and not (within and self.any_size):
+        if size not in self._offered and not (within and self.any_size):
             offered = grids(self.sizes)
             if self.any_size:
                 offered = f"any up to {self.engine.depth}x{self.engine.width}"

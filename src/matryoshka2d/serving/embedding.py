@@ -40,7 +40,7 @@ _FEW_CHARACTERS = 16_000
 _TOKENIZED = 64
 """Texts tokenized at a time, between which other threads get their turn."""
 
-_PATIENCE = 0.2
+_PATIENCE = 0.5
 """Seconds to wait before looking whether the client is still there."""
 
 
