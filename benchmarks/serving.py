@@ -242,7 +242,8 @@ def correctness(server: Server, texts: Texts, scale: Scale, folder: Path, scratc
 
     encoder = ElasticEncoder(str(folder), device="cpu")
     sizes = ["1x64", "2x384", "3x128", "6x64", "6x384"]
-    long = [" ".join(texts.sentences[i : i + 1 + i % 12]) for i in range(200)]
+    # Of one sentence to twelve, most of them short.
+    long = [" ".join(texts.sentences[i : i + (1 + i % 12 if i % 8 == 0 else 1 + i % 2)]) for i in range(200)]
     np.savez(scratch / "reference.npz", **{size: encoder.encode(long, size=size) for size in sizes})
     found = server.ask(
         "verify",

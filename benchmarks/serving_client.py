@@ -166,9 +166,12 @@ async def verify(target: Target, job: dict[str, Any]) -> dict[str, Any]:
             rows = [(start + 37 * i) % len(texts) for i in range(count)]
             coded = number % 2 == 0
             body = {"model": f"{job['model']}@{size}", "input": [texts[row] for row in rows]}
-            status, _, content = await connection.ask(
-                target.payload({**body, "encoding_format": "base64" if coded else "float"})
-            )
+            payload = target.payload({**body, "encoding_format": "base64" if coded else "float"})
+            status, headers, content = await connection.ask(payload)
+            while status == 429:
+                found["asked to come again"] += 1
+                await asyncio.sleep(float(headers["retry-after"]))
+                status, headers, content = await connection.ask(payload)
             if status != 200:
                 found["missing"] += 1
                 continue
