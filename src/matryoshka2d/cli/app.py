@@ -95,16 +95,14 @@ COMMANDS = {
         "recut_command",
         "Give an index another prefix, other codes or fewer dims. Nothing is embedded.",
     ),
-    "quantize": Command(
-        "encode",
-        "quantize",
-        "Write vectors in a byte or a bit a dim, as sentence-transformers and Faiss read them.",
-    ),
-    "quantise": Command(
-        "encode",
-        "quantize",
-        "Write vectors in a byte or a bit a dim, as sentence-transformers and Faiss read them.",
-        hidden=True,
+    **dict.fromkeys(
+        ("quantize", "quantise"),
+        Command(
+            "encode",
+            "quantize",
+            "Write vectors in a byte or a bit a dim, as sentence-transformers and Faiss read them.",
+            hidden=True,
+        ),
     ),
     "benchmark": Command(
         "benchmark",
