@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from matryoshka2d.lazy import lazy_names
 
 if TYPE_CHECKING:
+    __all__: list[str]
+
     from matryoshka2d.encoder.elastic import ElasticEncoder as ElasticEncoder
     from matryoshka2d.errors import UserError as UserError
     from matryoshka2d.evaluation import Evaluation as Evaluation

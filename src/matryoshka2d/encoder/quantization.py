@@ -95,7 +95,7 @@ class Quantizer:
     def encode(self, vectors: Vectors) -> Codes:
         """Return codes: [rows, dims], or [rows, dims / 8 rounded up] for bits."""
         codes = np.packbits(vectors > 0, axis=-1) if self.bits else self._bytes(vectors)
-        # The same byte with its highest bit turned over, read as a signed one.
+        # The same byte with its highest bit flipped, read as a signed one.
         return codes if self.precision.startswith("u") else (codes ^ _SIGNED).view(np.int8)
 
     def _bytes(self, vectors: Vectors) -> Codes:

@@ -204,7 +204,7 @@ def encode_file(
     Raises
     ------
     UserError
-        If a file, the column or a text is not usable; the target is then untouched.
+        If a file, the column or a text is not usable; the target is then as it was.
     """
     source, target = Path(source), Path(target)
     survey = check_files(source, target, column=column, overwrite=overwrite)
