@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -237,8 +238,18 @@ def inputs(work: Path, texts: int) -> dict[str, Path]:
     return {"model": Path(model), "texts": work / "texts.txt", "pairs": work / "pairs.jsonl"}
 
 
-def import_all() -> None:
-    """Import what the commands import, before any thread is started: a fork has the one that forked alone."""
+NEEDED = (
+    *(f"matryoshka2d.cli.{command}" for command in ("train", "encode", "export")),
+    "matryoshka2d.training.finetuning",
+    "matryoshka2d.training.fitting",
+    "matryoshka2d.inference.encoding",
+    "matryoshka2d.inference.torch_engine",
+    "matryoshka2d.export.exporter",
+    "sentence_transformers.models",
+    "transformers.models.bert.modeling_bert",
+    "torch.utils.tensorboard",
+)
+"""What the commands import, before any thread is started: each fork would import it again, for seconds."""
 
 
 HEAD = """\
@@ -263,7 +274,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--quick", action="store_true", help="no shards, and no tuned teacher in train")
     chosen = parser.parse_args()
-    import_all()
+    for module in NEEDED:
+        import_module(module)
     wrong: list[str] = []
     print(HEAD, flush=True)
     with tempfile.TemporaryDirectory() as place:

@@ -45,7 +45,7 @@ def test_only_public_names_of_the_package_are_used(path: Path) -> None:
     [
         "import matryoshka2d.encoder.elastic",
         "from matryoshka2d.encoder.elastic import ElasticEncoder",
-        "from matryoshka2d.encoder import _HOMES",
+        "from matryoshka2d.encoder import _find",
         "def f():\n    from matryoshka2d.training.trainer import ElasticTrainer",
     ],
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from matryoshka2d.lazy import lazy_names
 
 if TYPE_CHECKING:
+    __all__: list[str]
+
     from matryoshka2d.encoder.elastic import ElasticEncoder as ElasticEncoder
     from matryoshka2d.errors import UserError as UserError
     from matryoshka2d.evaluation import Evaluation as Evaluation
@@ -30,45 +33,12 @@ if TYPE_CHECKING:
     from matryoshka2d.training import fit as fit
     from matryoshka2d.training import rotate as rotate
     from matryoshka2d.training import train as train
+else:
+    # `import matryoshka2d` must not wait for torch.
+    __getattr__, __all__ = lazy_names(__name__)
+
+    def __dir__() -> list[str]:
+        return [*__all__, "__version__"]
+
 
 __version__ = "0.1.0"
-
-# Imported when first asked for: `import matryoshka2d` must not wait for torch.
-_HOMES = {
-    "Budget": "planning",
-    "DistillOptions": "training",
-    "ElasticEncoder": "encoder.elastic",
-    "ElasticLoss": "losses.elastic_loss",
-    "ElasticVectorizer": "inference.vectorizer",
-    "Evaluation": "evaluation",
-    "FitOptions": "training",
-    "Grid": "evaluation",
-    "Plan": "planning",
-    "RotateOptions": "training",
-    "Size": "size",
-    "TrainingOptions": "training",
-    "UserError": "errors",
-    "distill": "training",
-    "encode": "inference",
-    "evaluate": "evaluation",
-    "export_model": "export.exporter",
-    "fit": "training",
-    "mteb": "inference.mteb_encoder",
-    "open_engine": "inference",
-    "open_index": "search",
-    "plan": "planning",
-    "rotate": "training",
-    "train": "training",
-}
-
-__all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are written once
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'matryoshka2d' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"matryoshka2d.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]

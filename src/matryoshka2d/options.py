@@ -62,7 +62,7 @@ Text = Annotated[str, BeforeValidator(_to_text)]
 Texts = Annotated[list[str], BeforeValidator(_to_texts)]
 """Texts or paths; one stands for a list of one."""
 Pairs = Annotated[dict[str, str], BeforeValidator(_to_option_texts)]
-"""Names and values; values are turned to the text that one writes on the command line."""
+"""Names and values; values become the text that one writes on the command line."""
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_split)]
 WholeNumbers = Annotated[tuple[int, ...], BeforeValidator(_split)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
 
 import matryoshka2d
-from matryoshka2d.cli.app import app
+from matryoshka2d.cli.app import COMMANDS as REGISTERED
 from tests.cli.conftest import Run
 
 COMMANDS = (
@@ -51,16 +50,20 @@ def test_every_command_has_help_with_an_example(run: Run, command: str, flag: st
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_argument_and_option_says_what_it_is_for(command: str) -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for parameter in commands[command].params:
+    for parameter in REGISTERED[command].load(command).params:
         assert getattr(parameter, "help", None), f"{command}: {parameter.name}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_json_and_quiet_are_options_of_every_command(command: str) -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    flags = {flag for parameter in commands[command].params for flag in parameter.opts}
+    flags = {flag for parameter in REGISTERED[command].load(command).params for flag in parameter.opts}
     assert {"--json", "--quiet", "-q"} <= flags
+
+
+@pytest.mark.parametrize("command", REGISTERED)
+def test_the_list_shows_the_first_line_of_a_commands_own_help(command: str) -> None:
+    first = REGISTERED[command].load(command).help.split("\n\n")[0]
+    assert REGISTERED[command].help == " ".join(first.split())
 
 
 def test_the_version_is_that_of_the_package(run: Run) -> None:
@@ -73,18 +76,26 @@ def test_it_starts_as_a_module_and_as_a_script(start: list[str]) -> None:
     assert (done.stdout, done.stderr) == (f"matryoshka2d {matryoshka2d.__version__}\n", "")
 
 
-def test_help_does_not_wait_for_torch() -> None:
-    code = """
+@pytest.mark.parametrize(
+    ("words", "libraries"),
+    [
+        (["--help"], {"torch", "transformers", "numpy", "pydantic", "matryoshka2d.cli.train"}),
+        (["train", "--help"], {"torch", "transformers"}),
+    ],
+    ids=" ".join,
+)
+def test_help_does_not_wait_for_what_it_does_not_need(words: list[str], libraries: set[str]) -> None:
+    code = f"""
 import sys
 from matryoshka2d.cli import main
-sys.argv = ["matryoshka2d", "train", "--help"]
+sys.argv = ["matryoshka2d", *{words}]
 try:
     main()
 finally:
-    print("torch" in sys.modules or "transformers" in sys.modules, file=sys.stderr)
+    print({libraries} & set(sys.modules), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == "False\n"
+    assert done.stderr == "set()\n"
 
 
 class TestMistakes:

@@ -96,6 +96,38 @@ class TestQuantize:
         assert not out.exists()
 
 
+class TestCodes:
+    """`encode --codes` is `encode` and `quantize` in one."""
+
+    @pytest.mark.parametrize("codes", ["int8", "ubinary"])
+    def test_they_are_those_of_the_two_commands(
+        self, run: Run, model: str, texts: Path, tmp_path: Path, codes: str
+    ) -> None:
+        words = ["encode", model, texts]
+        run(*words, tmp_path / "vectors.npy", "--size", "3x16", "--precision", "fp32")
+        apart = run("quantize", tmp_path / "vectors.npy", tmp_path / "a.npy", "--precision", codes, "--json")
+        done = run(
+            *words, tmp_path / "b.npy", "--size", "3x16", "--precision", "fp32", "--codes", codes, "--json"
+        )
+        for name in (".npy", ".ranges.npy"):
+            assert (tmp_path / f"a{name}").read_bytes() == (tmp_path / f"b{name}").read_bytes()
+        assert {key: done.json[key] for key in ("rows", "recall", "bytes_per_vector")} == {
+            key: apart.json[key] for key in ("rows", "recall", "bytes_per_vector")
+        }
+        assert len(list(tmp_path.iterdir())) == 5
+        again = run(*words, tmp_path / "b.npy", "--size", "3x16", "--codes", codes, "--overwrite")
+        assert f"bytes, {codes} (float32: 64)" in again.out
+
+    @pytest.mark.usefixtures("no_model_is_loaded")
+    def test_mistakes(self, refused: Callable[..., str], model: str, texts: Path, tmp_path: Path) -> None:
+        words = ["encode", model, texts]
+        assert "Did you mean 'int8'" in refused(*words, tmp_path / "c.npy", "--codes", "int7")
+        assert "ends in .npy" in refused(*words, tmp_path / "c.jsonl", "--codes", "int8")
+        assert "ends in .npy" in refused(*words, tmp_path / "folder", "--codes", "int8")
+        (tmp_path / "c.ranges.npy").touch()
+        assert "c.ranges.npy exists already" in refused(*words, tmp_path / "c.npy", "--codes", "int8")
+
+
 class TestShards:
     def test_a_folder_is_resumed(self, run: Run, model: str, texts: Path, tmp_path: Path) -> None:
         words = ["encode", model, texts, tmp_path / "out", "--shard-rows", "2", "--precision", "fp32"]

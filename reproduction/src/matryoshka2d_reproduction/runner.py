@@ -84,7 +84,7 @@ def reproduce(request: Request, log: Log = print) -> Outcome:
     Raises
     ------
     UserError
-        If data are missing or an option is wrong; results that were there are untouched.
+        If data are missing or an option is wrong; results that were there do not change.
     """
     wanted = selected(request.plan, request.only)
     involved = needed(request.plan, wanted)

@@ -5,30 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from matryoshka2d.lazy import lazy_names
 
 if TYPE_CHECKING:
     import typer
 
-    from matryoshka2d.cli.common import Json, Quiet, print_json, quiet_libraries, say
-    from matryoshka2d.cli.option_flags import command_of_choices
-
-_HOMES = {
-    "common": ("Json", "Quiet", "print_json", "quiet_libraries", "say"),
-    "option_flags": ("command_of_choices",),
-}
-
-__all__ = [
-    "Json",
-    "Quiet",
-    "command_of_choices",
-    "main",
-    "print_json",
-    "quiet_libraries",
-    "run_app",
-    "say",
-]
+    from matryoshka2d.cli.common import Json as Json
+    from matryoshka2d.cli.common import Quiet as Quiet
+    from matryoshka2d.cli.common import print_json as print_json
+    from matryoshka2d.cli.common import quiet_libraries as quiet_libraries
+    from matryoshka2d.cli.common import say as say
+    from matryoshka2d.cli.option_flags import command_of_choices as command_of_choices
+else:
+    # Typer is imported after the settings that `main` makes.
+    __getattr__, _lazy = lazy_names(__name__)
+    __all__ = [*_lazy, "main", "run_app"]  # noqa: PLE0604 - strings, unpacked
 
 _INTERRUPTED = 130
 _FIRST_SPEAKS = 10.0
@@ -108,11 +101,3 @@ def _as_one_of_several(message: str) -> str:
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     return f"process {rank}: {message}"
-
-
-def __getattr__(name: str) -> Any:
-    # Typer is imported after the settings that `main` makes.
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

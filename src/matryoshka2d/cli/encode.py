@@ -32,7 +32,7 @@ from matryoshka2d.cli.runners import (
 )
 
 if TYPE_CHECKING:
-    from matryoshka2d.encoder.quantization import Vectors
+    from matryoshka2d.encoder.quantization import RecallLoss
 
 
 def encode(
@@ -52,6 +52,13 @@ def encode(
     ] = None,
     prompt_name: Annotated[
         str | None, typer.Option(help="A prompt of the model to put before every text, as query.")
+    ] = None,
+    codes: Annotated[
+        str | None,
+        typer.Option(
+            help="int8, uint8, binary or ubinary: a byte or a bit a dim in a .npy output, ranges beside it, "
+            "as .ranges.npy."
+        ),
     ] = None,
     shard_rows: Annotated[
         int | None, typer.Option(min=1, help="Texts a shard, when the output is a folder. Default: 65536.")
@@ -86,9 +93,11 @@ def encode(
     from matryoshka2d.errors import UserError
     from matryoshka2d.inference.encoding import (
         ROWS_PER_SHARD,
+        check_coded,
         check_files,
         check_folder,
         check_part,
+        encode_codes,
         encode_file,
         encode_shards,
     )
@@ -99,6 +108,8 @@ def encode(
     sharded = output.suffix == "" or output.is_dir()
     suffix = f".{shard_format or 'parquet'}"
     part = _part(shard)
+    if codes is not None:
+        check_coded(output, codes, overwrite=overwrite)
     if sharded:
         check_part(part, overwrite=overwrite)
         check_folder(input, output, suffix, column=column, overwrite=overwrite)
@@ -140,10 +151,15 @@ def encode(
         )
         rows = done.rows
         summary |= {"shards": done.shards, "found": done.found}
+    elif codes is not None:
+        rows, loss = encode_codes(opened, input, output, codes, **common)
+        summary |= {"codes": codes, **dataclasses.asdict(loss)}
     else:
         rows = encode_file(opened, input, output, **common)
     if json:
         print_json({**summary, "rows": rows})
+    elif not quiet and codes is not None:
+        print(f"Wrote {output}: {rows} vectors at size {opened.size} {_cost_of(loss, codes)}")
     elif not quiet:
         shards = f" in {done.shards} shards, {done.found} of them from before" if sharded else ""
         print(f"Wrote {output}: {rows} vectors of {opened.size.dims} dims at size {opened.size}{shards}.")
@@ -158,9 +174,6 @@ def _part(shard: str | None) -> tuple[int, int]:
     if not slash or not number.strip().isdigit() or not of.strip().isdigit():
         raise UserError(f"'{shard}' is no part of the shards: expected i/n, as 1/4")
     return int(number), int(of)
-
-
-_SAMPLE = 1000
 
 
 def quantize(
@@ -183,60 +196,20 @@ def quantize(
 
     Example: matryoshka2d quantize vectors.npy codes.npy --precision int8
     """
-    import numpy as np
+    from matryoshka2d.encoder.quantization import quantize_file
 
-    from matryoshka2d.encoder.quantization import Quantizer, recall_loss
-    from matryoshka2d.files import check_file_free, staged_file
-
-    ranges = output.with_suffix(".ranges.npy")
-    for path in (output, ranges):
-        check_file_free(path, overwrite=overwrite)
-    corpus = _read(vectors)
-    quantizer = Quantizer.fit(corpus if calibration is None else _read(calibration), precision)
-    _check_width(corpus.shape[1], quantizer.ranges.shape[1], calibration)
-    rows = np.linspace(0, len(corpus) - 1, min(_SAMPLE, len(corpus))).astype(int)
-    asked = corpus[rows] if queries is None else _read(queries)
-    _check_width(corpus.shape[1], asked.shape[1], queries)
-    codes = quantizer.encode(corpus)
-    loss = recall_loss(asked, corpus, quantizer, k)
-    for path, values in ((output, codes), (ranges, quantizer.ranges)):
-        with staged_file(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
-            np.save(file, values)
+    rows, loss = quantize_file(
+        vectors, output, precision, calibration=calibration, queries=queries, k=k, overwrite=overwrite
+    )
     if json:
-        print_json(
-            {"output": str(output), "rows": len(codes), "precision": precision, **dataclasses.asdict(loss)}
-        )
+        print_json({"output": str(output), "rows": rows, "precision": precision, **dataclasses.asdict(loss)})
     elif not quiet:
-        print(
-            f"Wrote {output}: {len(codes)} vectors of {loss.bytes_per_vector} bytes, {precision} "
-            f"(float32: {loss.exact_bytes_per_vector}). Of the {loss.k} nearest {loss.recall:.1%} are found, "
-            f"{loss.rescored:.1%} when four times as many are rescored."
-        )
+        print(f"Wrote {output}: {rows} vectors {_cost_of(loss, precision)}")
 
 
-def _read(path: Path) -> Vectors:
-    import numpy as np
-
-    from matryoshka2d.encoder.quantization import check_vectors
-    from matryoshka2d.errors import UserError
-
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: expected vectors, .npy, as matryoshka2d encode writes them")
-    try:
-        vectors: Vectors = np.lib.format.open_memmap(path, mode="r")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not a .npy file of vectors: expected a float array, a row a text, as matryoshka2d "
-            "encode writes it"
-        ) from error
-    check_vectors(vectors)
-    return vectors
-
-
-def _check_width(width: int, other: int, path: Path | None) -> None:
-    from matryoshka2d.errors import UserError
-
-    if width != other:
-        raise UserError(f"{path} holds vectors of {other} dims, but those to write have {width}")
+def _cost_of(loss: RecallLoss, codes: str) -> str:
+    return (
+        f"of {loss.bytes_per_vector} bytes, {codes} (float32: {loss.exact_bytes_per_vector}). Of the "
+        f"{loss.k} nearest {loss.recall:.1%} are found, {loss.rescored:.1%} when four times as many are "
+        "rescored."
+    )

@@ -7,78 +7,37 @@ several. `open_stream` and `open_mixture` do the same for data that does not fit
 and checked when they are needed. During training, `DistinctRowsBatchSampler` and `StreamBatchSampler` keep
 rows that share a text or a group out of one batch, and `GroupDroppingCollator` keeps the group away from
 the model.
-
-The names are imported when they are first used: reading needs no torch.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from matryoshka2d.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from matryoshka2d.data.batch_sampler import DistinctRowsBatchSampler, GroupDroppingCollator
-    from matryoshka2d.data.mixture import Mixture, open_mixture, read_mixture
-    from matryoshka2d.data.readers import read_rows
-    from matryoshka2d.data.row_formats import (
-        FORMATS,
-        GROUP,
-        NO_GROUP,
-        POSITIVE_PAIRS,
-        SCORE,
-        SCORED_PAIRS,
-        TEXTS,
-        TRIPLETS,
-        Format,
-        format_of,
-        recognize,
-        text_columns,
-    )
-    from matryoshka2d.data.rows import is_hub_name
-    from matryoshka2d.data.stream_batch_sampler import StreamBatchSampler
-    from matryoshka2d.data.streams import Stream, open_stream
-
-_HOMES = {
-    "batch_sampler": ("DistinctRowsBatchSampler", "GroupDroppingCollator"),
-    "row_formats": (
-        *("FORMATS", "GROUP", "NO_GROUP", "POSITIVE_PAIRS", "SCORE", "SCORED_PAIRS", "TEXTS", "TRIPLETS"),
-        *("Format", "format_of", "recognize", "text_columns"),
-    ),
-    "mixture": ("Mixture", "open_mixture", "read_mixture"),
-    "readers": ("read_rows",),
-    "rows": ("is_hub_name",),
-    "stream_batch_sampler": ("StreamBatchSampler",),
-    "streams": ("Stream", "open_stream"),
-}
-
-__all__ = [
-    "FORMATS",
-    "GROUP",
-    "NO_GROUP",
-    "POSITIVE_PAIRS",
-    "SCORE",
-    "SCORED_PAIRS",
-    "TEXTS",
-    "TRIPLETS",
-    "DistinctRowsBatchSampler",
-    "Format",
-    "GroupDroppingCollator",
-    "Mixture",
-    "Stream",
-    "StreamBatchSampler",
-    "format_of",
-    "is_hub_name",
-    "open_mixture",
-    "open_stream",
-    "read_mixture",
-    "read_rows",
-    "recognize",
-    "text_columns",
-]
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from matryoshka2d.data.batch_sampler import DistinctRowsBatchSampler as DistinctRowsBatchSampler
+    from matryoshka2d.data.batch_sampler import GroupDroppingCollator as GroupDroppingCollator
+    from matryoshka2d.data.mixture import Mixture as Mixture
+    from matryoshka2d.data.mixture import open_mixture as open_mixture
+    from matryoshka2d.data.mixture import read_mixture as read_mixture
+    from matryoshka2d.data.readers import read_rows as read_rows
+    from matryoshka2d.data.row_formats import FORMATS as FORMATS
+    from matryoshka2d.data.row_formats import GROUP as GROUP
+    from matryoshka2d.data.row_formats import NO_GROUP as NO_GROUP
+    from matryoshka2d.data.row_formats import POSITIVE_PAIRS as POSITIVE_PAIRS
+    from matryoshka2d.data.row_formats import SCORE as SCORE
+    from matryoshka2d.data.row_formats import SCORED_PAIRS as SCORED_PAIRS
+    from matryoshka2d.data.row_formats import TEXTS as TEXTS
+    from matryoshka2d.data.row_formats import TRIPLETS as TRIPLETS
+    from matryoshka2d.data.row_formats import Format as Format
+    from matryoshka2d.data.row_formats import format_of as format_of
+    from matryoshka2d.data.row_formats import recognize as recognize
+    from matryoshka2d.data.row_formats import text_columns as text_columns
+    from matryoshka2d.data.rows import is_hub_name as is_hub_name
+    from matryoshka2d.data.stream_batch_sampler import StreamBatchSampler as StreamBatchSampler
+    from matryoshka2d.data.streams import Stream as Stream
+    from matryoshka2d.data.streams import open_stream as open_stream
+else:
+    # Reading needs no torch.
+    __getattr__, __all__ = lazy_names(__name__)

@@ -241,7 +241,7 @@ def learned_positions(model: nn.Module) -> int | None:
 def view(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
     """Return the same model running only the given layers; every weight is shared, nothing is copied.
 
-    Only the containers on the way to the layers are new objects, so the original is untouched and any
+    Only the containers on the way to the layers are new objects, so the original does not change and any
     number of threads may each hold a view of their own.
     """
     path = architecture_of(model.config).layers.split(".")

@@ -279,18 +279,18 @@ class ElasticEncoder(SentenceTransformer):
         >>> bool(np.abs(encoder.encode("a cat", size="3x384") - before[::-1]).max() < 1e-5)
         True
         """
-        turned = torch.as_tensor(rotation, dtype=torch.float64).cpu()
-        check_rotation(turned, self.width)
+        matrix = torch.as_tensor(rotation, dtype=torch.float64).cpu()
+        check_rotation(matrix, self.width)
         if self.dtype != torch.float32:
             self.float()
         if not self.rotated:
             self._insert_rotation()
         rotated = cast(Dense, self._modules[_ROTATION]).linear.weight
-        rotated.copy_(turned.T @ rotated.double().cpu())
+        rotated.copy_(matrix.T @ rotated.double().cpu())
         if self.heads is not None:
-            self.heads.rotate(turned)
+            self.heads.rotate(matrix)
         if self.tower is not None:
-            self.tower.rotate(turned)
+            self.tower.rotate(matrix)
 
     def _insert_rotation(self) -> None:
         """Put the identity, as a frozen Dense, before a Normalize at the end and before the heads."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from matryoshka2d.encoder.finite import first_not_finite
 from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.files import check_file_free, staged_file
 
 Vectors = NDArray[np.float32]
 Codes = NDArray[Any]
@@ -28,6 +30,8 @@ _LEVELS = 255
 _SIGNED = np.uint8(128)
 _BLOCK = 256
 _OVERSAMPLING = 4
+_SAMPLE = 1000
+"""Rows that stand for queries where none are given."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,7 @@ class Quantizer:
         UserError
             If the precision is not known, or there are too few vectors.
         """
-        if precision not in PRECISIONS:
-            hint = did_you_mean(precision, PRECISIONS)
-            raise UserError(
-                f"vectors cannot be written in '{precision}': expected one of {', '.join(PRECISIONS)}.{hint}"
-            )
+        check_codes(precision)
         check_vectors(vectors)
         # Bits are cut at 0 and have no range.
         fewest, said = (1, "one") if precision.endswith("binary") else (2, "two")
@@ -95,7 +95,7 @@ class Quantizer:
     def encode(self, vectors: Vectors) -> Codes:
         """Return codes: [rows, dims], or [rows, dims / 8 rounded up] for bits."""
         codes = np.packbits(vectors > 0, axis=-1) if self.bits else self._bytes(vectors)
-        # The same byte with its highest bit turned over, read as a signed one.
+        # The same byte with its highest bit flipped, read as a signed one.
         return codes if self.precision.startswith("u") else (codes ^ _SIGNED).view(np.int8)
 
     def _bytes(self, vectors: Vectors) -> Codes:
@@ -175,6 +175,99 @@ def recall_loss(queries: Vectors, corpus: Vectors, quantizer: Quantizer, k: int 
     count = k * len(queries)
     exact_bytes = corpus.shape[1] * np.dtype(np.float32).itemsize
     return RecallLoss(plain / count, rescored / count, k, codes[0].nbytes, exact_bytes)
+
+
+def quantize_file(
+    vectors: Path,
+    target: Path,
+    precision: str = "int8",
+    *,
+    calibration: Path | None = None,
+    queries: Path | None = None,
+    k: int = 10,
+    overwrite: bool = False,
+) -> tuple[int, RecallLoss]:
+    """Write the codes of a file of vectors, and the ranges beside them, as ``.ranges.npy``.
+
+    Parameters
+    ----------
+    vectors
+        ``.npy``, float [rows, dims], as `encode` writes it.
+    target
+        ``.npy`` of codes.
+    precision
+        One of `PRECISIONS`.
+    calibration
+        ``.npy`` of vectors that fix the ranges. Default: the vectors themselves.
+    queries
+        ``.npy`` of vectors to measure the recall with. Default: 1000 of the vectors.
+    k
+        How many nearest the recall counts.
+    overwrite
+        Whether existing files may be replaced.
+
+    Returns
+    -------
+    tuple of int and RecallLoss
+        How many vectors were written, and what the codes cost in search.
+
+    Raises
+    ------
+    UserError
+        If a file is not usable, widths differ, or the target may not be written.
+    """
+    ranges = check_targets(target, overwrite=overwrite)
+    corpus = read_vectors(vectors)
+    quantizer = Quantizer.fit(corpus if calibration is None else read_vectors(calibration), precision)
+    _check_width(corpus.shape[1], quantizer.ranges.shape[1], calibration)
+    rows = np.linspace(0, len(corpus) - 1, min(_SAMPLE, len(corpus))).astype(int)
+    asked = corpus[rows] if queries is None else read_vectors(queries)
+    _check_width(corpus.shape[1], asked.shape[1], queries)
+    codes = quantizer.encode(corpus)
+    loss = recall_loss(asked, corpus, quantizer, k)
+    for path, values in ((target, codes), (ranges, quantizer.ranges)):
+        with staged_file(path, overwrite=overwrite) as temporary, temporary.open("wb") as file:
+            np.save(file, values)
+    return len(codes), loss
+
+
+def check_codes(precision: str) -> None:
+    """Raise a `UserError` unless vectors can be written so."""
+    if precision not in PRECISIONS:
+        hint = did_you_mean(precision, PRECISIONS)
+        raise UserError(
+            f"vectors cannot be written in '{precision}': expected one of {', '.join(PRECISIONS)}.{hint}"
+        )
+
+
+def check_targets(target: Path, *, overwrite: bool = False) -> Path:
+    """See that codes and their ranges may be written; return where the ranges go."""
+    ranges = target.with_suffix(".ranges.npy")
+    for path in (target, ranges):
+        check_file_free(path, overwrite=overwrite)
+    return ranges
+
+
+def read_vectors(path: Path) -> Vectors:
+    """Return the vectors of a ``.npy`` file, float [rows, dims], as they lie on the disk."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: expected vectors, .npy, as matryoshka2d encode writes them")
+    try:
+        vectors: Vectors = np.lib.format.open_memmap(path, mode="r")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not a .npy file of vectors: expected a float array, a row a text, as matryoshka2d "
+            "encode writes it"
+        ) from error
+    check_vectors(vectors)
+    return vectors
+
+
+def _check_width(width: int, other: int, path: Path | None) -> None:
+    if width != other:
+        raise UserError(f"{path} holds vectors of {other} dims, but those to write have {width}")
 
 
 def check_vectors(vectors: Codes) -> None:

@@ -2,150 +2,49 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from matryoshka2d.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from matryoshka2d.evaluation.agreement import (
-        agreement_grids,
-        neighbor_recall,
-        reference_cosine,
-        similarity_agreement,
-    )
-    from matryoshka2d.evaluation.bootstrap import (
-        LEVEL,
-        MARGIN,
-        Intervals,
-        Replicates,
-        against_size,
-        bootstrap_means,
-        bootstrap_spearman,
-        compare,
-        score_intervals,
-        share_of,
-    )
-    from matryoshka2d.evaluation.cosine import pair_cosines
-    from matryoshka2d.evaluation.evaluator import Evaluation, evaluate
-    from matryoshka2d.evaluation.exits import CUTS, Exits, PlainExits, turn
-    from matryoshka2d.evaluation.grid import Grid, Inversion
-    from matryoshka2d.evaluation.retrieval import (
-        ndcg,
-        retrieval_details,
-        retrieval_grid,
-        retrieval_grids,
-        retrieval_scores,
-    )
-    from matryoshka2d.evaluation.retrieval_sets import (
-        RetrievalSet,
-        read_beir,
-        read_retrieval,
-        read_squad,
-        read_xsum,
-    )
-    from matryoshka2d.evaluation.sts import EncodedSts, StsSet, encode_sts, read_sts, sts_grid
-
-_HOMES = {
-    "agreement": (
-        "agreement_grids",
-        "neighbor_recall",
-        "reference_cosine",
-        "similarity_agreement",
-    ),
-    "bootstrap": (
-        "LEVEL",
-        "MARGIN",
-        "Intervals",
-        "Replicates",
-        "against_size",
-        "bootstrap_means",
-        "bootstrap_spearman",
-        "compare",
-        "score_intervals",
-        "share_of",
-    ),
-    "cosine": ("pair_cosines",),
-    "evaluator": (
-        "Evaluation",
-        "evaluate",
-    ),
-    "exits": (
-        "CUTS",
-        "Exits",
-        "PlainExits",
-        "turn",
-    ),
-    "grid": (
-        "Grid",
-        "Inversion",
-    ),
-    "retrieval": (
-        "ndcg",
-        "retrieval_details",
-        "retrieval_grid",
-        "retrieval_grids",
-        "retrieval_scores",
-    ),
-    "retrieval_sets": (
-        "RetrievalSet",
-        "read_beir",
-        "read_retrieval",
-        "read_squad",
-        "read_xsum",
-    ),
-    "sts": (
-        "EncodedSts",
-        "StsSet",
-        "encode_sts",
-        "read_sts",
-        "sts_grid",
-    ),
-}
-
-__all__ = [
-    "CUTS",
-    "LEVEL",
-    "MARGIN",
-    "EncodedSts",
-    "Evaluation",
-    "Exits",
-    "Grid",
-    "Intervals",
-    "Inversion",
-    "PlainExits",
-    "Replicates",
-    "RetrievalSet",
-    "StsSet",
-    "against_size",
-    "agreement_grids",
-    "bootstrap_means",
-    "bootstrap_spearman",
-    "compare",
-    "encode_sts",
-    "evaluate",
-    "ndcg",
-    "neighbor_recall",
-    "pair_cosines",
-    "read_beir",
-    "read_retrieval",
-    "read_squad",
-    "read_sts",
-    "read_xsum",
-    "reference_cosine",
-    "retrieval_details",
-    "retrieval_grid",
-    "retrieval_grids",
-    "retrieval_scores",
-    "score_intervals",
-    "share_of",
-    "similarity_agreement",
-    "sts_grid",
-    "turn",
-]
-
-
-def __getattr__(name: str) -> Any:
+    from matryoshka2d.evaluation.agreement import agreement_grids as agreement_grids
+    from matryoshka2d.evaluation.agreement import neighbor_recall as neighbor_recall
+    from matryoshka2d.evaluation.agreement import reference_cosine as reference_cosine
+    from matryoshka2d.evaluation.agreement import similarity_agreement as similarity_agreement
+    from matryoshka2d.evaluation.bootstrap import LEVEL as LEVEL
+    from matryoshka2d.evaluation.bootstrap import MARGIN as MARGIN
+    from matryoshka2d.evaluation.bootstrap import Intervals as Intervals
+    from matryoshka2d.evaluation.bootstrap import Replicates as Replicates
+    from matryoshka2d.evaluation.bootstrap import against_size as against_size
+    from matryoshka2d.evaluation.bootstrap import bootstrap_means as bootstrap_means
+    from matryoshka2d.evaluation.bootstrap import bootstrap_spearman as bootstrap_spearman
+    from matryoshka2d.evaluation.bootstrap import compare as compare
+    from matryoshka2d.evaluation.bootstrap import score_intervals as score_intervals
+    from matryoshka2d.evaluation.bootstrap import share_of as share_of
+    from matryoshka2d.evaluation.cosine import pair_cosines as pair_cosines
+    from matryoshka2d.evaluation.evaluator import Evaluation as Evaluation
+    from matryoshka2d.evaluation.evaluator import evaluate as evaluate
+    from matryoshka2d.evaluation.exits import CUTS as CUTS
+    from matryoshka2d.evaluation.exits import Exits as Exits
+    from matryoshka2d.evaluation.exits import PlainExits as PlainExits
+    from matryoshka2d.evaluation.exits import turn as turn
+    from matryoshka2d.evaluation.grid import Grid as Grid
+    from matryoshka2d.evaluation.grid import Inversion as Inversion
+    from matryoshka2d.evaluation.retrieval import ndcg as ndcg
+    from matryoshka2d.evaluation.retrieval import retrieval_details as retrieval_details
+    from matryoshka2d.evaluation.retrieval import retrieval_grid as retrieval_grid
+    from matryoshka2d.evaluation.retrieval import retrieval_grids as retrieval_grids
+    from matryoshka2d.evaluation.retrieval import retrieval_scores as retrieval_scores
+    from matryoshka2d.evaluation.retrieval_sets import RetrievalSet as RetrievalSet
+    from matryoshka2d.evaluation.retrieval_sets import read_beir as read_beir
+    from matryoshka2d.evaluation.retrieval_sets import read_retrieval as read_retrieval
+    from matryoshka2d.evaluation.retrieval_sets import read_squad as read_squad
+    from matryoshka2d.evaluation.retrieval_sets import read_xsum as read_xsum
+    from matryoshka2d.evaluation.sts import EncodedSts as EncodedSts
+    from matryoshka2d.evaluation.sts import StsSet as StsSet
+    from matryoshka2d.evaluation.sts import encode_sts as encode_sts
+    from matryoshka2d.evaluation.sts import read_sts as read_sts
+    from matryoshka2d.evaluation.sts import sts_grid as sts_grid
+else:
     # A command that needs one file of this room should not wait for the libraries of all.
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    __getattr__, __all__ = lazy_names(__name__)

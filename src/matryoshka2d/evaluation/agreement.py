@@ -291,13 +291,13 @@ def agreement_grids(
     recall = f"recall@{k}"
     scores: dict[str, list[float]] = {"similarity": [], recall: [], "cosine": []}
     for n, dims in table.items():
-        turned = turn(exits[n], cut, seed=seed)
+        rotated = turn(exits[n], cut, seed=seed)
         scores["similarity"] += similarity_agreement(
-            turned, reference, dims, pairs=pairs, seed=seed, similarity=similarity
+            rotated, reference, dims, pairs=pairs, seed=seed, similarity=similarity
         ).tolist()
-        scores[recall] += neighbor_recall(turned, reference, dims, k=k, similarity=similarity).tolist()
-        if cut == "prefix" and turned.shape[1] == reference.shape[1]:
-            scores["cosine"] += reference_cosine(turned, reference, dims).tolist()
+        scores[recall] += neighbor_recall(rotated, reference, dims, k=k, similarity=similarity).tolist()
+        if cut == "prefix" and rotated.shape[1] == reference.shape[1]:
+            scores["cosine"] += reference_cosine(rotated, reference, dims).tolist()
     details = {"texts": len(texts), **similarity_details(encoder)}
     return {
         measure: Grid(wanted, {"texts": tuple(100 * v for v in values)}, measure, cut, name, details)

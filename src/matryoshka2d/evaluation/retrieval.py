@@ -289,10 +289,10 @@ def scores_by_precision(
         for (precision, cut, n), kept in best.items():
             sides = queries[n], chunk[opposite[n]]
             # A turn keeps the angles between the two sides only if it is the same for both.
-            turned = [turn(side, cut, fit=fit.get(opposite[n]), seed=seed) for side in sides]
+            rotated = [turn(side, cut, fit=fit.get(opposite[n]), seed=seed) for side in sides]
             if first == 0:
-                kept.start(len(data.judged), turned[1], precision)
-            kept.add(turned[0], turned[1], first, barred)
+                kept.start(len(data.judged), rotated[1], precision)
+            kept.add(rotated[0], rotated[1], first, barred)
     scores: dict[str, dict[str, dict[Size, Floats]]] = {p: {cut: {} for cut in cuts} for p in precisions}
     for (precision, cut, n), kept in best.items():
         for dims, found, varies in zip(kept.dims, kept.documents, kept.varies, strict=True):

@@ -269,8 +269,8 @@ class EncodedSts:
         """
         blocks: dict[str, list[Floats]] = {name: [] for name in self.pairs}
         for layer, dims in dims_by_layer(self.sizes if sizes is None else sizes).items():
-            turned = turn(self.vectors[layer], cut, fit=self.fit.get(layer), seed=seed)
-            for vectors, widths in kept_widths(turned, dims, precision, unit=self.similarity.unit):
+            rotated = turn(self.vectors[layer], cut, fit=self.fit.get(layer), seed=seed)
+            for vectors, widths in kept_widths(rotated, dims, precision, unit=self.similarity.unit):
                 for name, pairs in self.pairs.items():
                     blocks[name].append(self.similarity.of_pairs(vectors, pairs, widths))
         return {name: np.concatenate(columns, axis=1) for name, columns in blocks.items()}

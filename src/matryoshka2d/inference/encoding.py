@@ -31,6 +31,7 @@ from matryoshka2d.data.rows import (
     with_title,
 )
 from matryoshka2d.encoder.finite import NotFiniteError
+from matryoshka2d.encoder.quantization import RecallLoss, check_codes, check_targets, quantize_file
 from matryoshka2d.errors import UserError, did_you_mean, needs
 from matryoshka2d.files import check_file_free, check_free, open_vectors, staged_file
 from matryoshka2d.inference.engine import Engine, Vectors, open_engine
@@ -203,7 +204,7 @@ def encode_file(
     Raises
     ------
     UserError
-        If a file, the column or a text is not usable; the target is then untouched.
+        If a file, the column or a text is not usable; the target is then as it was.
     """
     source, target = Path(source), Path(target)
     survey = check_files(source, target, column=column, overwrite=overwrite)
@@ -215,6 +216,56 @@ def encode_file(
         embedded = embedded_chunks(engine, row_chunks(source), survey, wanted, prompt_name, bar)
         WRITERS[target.suffix](temporary, embedded, survey, wanted.dims)
     return survey.rows
+
+
+def encode_codes(
+    engine: Engine,
+    source: str | Path,
+    target: str | Path,
+    codes: str = "int8",
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> tuple[int, RecallLoss]:
+    """Do what `encode_file` does, and write the vectors in a byte or a bit a dim.
+
+    Parameters
+    ----------
+    engine, source, target, overwrite
+        As in `encode_file`; the target ends in ``.npy``, and the ranges go beside it, as ``.ranges.npy``.
+    codes : {"int8", "uint8", "binary", "ubinary"}
+        What the vectors are written in.
+    **options
+        Other options of `encode_file`.
+
+    Returns
+    -------
+    tuple of int and RecallLoss
+        How many texts were embedded, and what the codes cost in search.
+
+    Raises
+    ------
+    UserError
+        If a file, the column, a text or the codes are not usable.
+    """
+    target = Path(target)
+    check_coded(target, codes, overwrite=overwrite)
+    with staged_file(target, overwrite=overwrite) as temporary:
+        # The vectors lie beside the file in the making, on the same disk, and go with its folder.
+        floats = temporary.with_name(f"floats-{temporary.name}")
+        encode_file(engine, source, floats, **options)
+        done = quantize_file(floats, temporary, codes)
+        with staged_file(check_targets(target, overwrite=overwrite), overwrite=overwrite) as ranges:
+            check_targets(temporary, overwrite=True).replace(ranges)
+    return done
+
+
+def check_coded(target: Path, codes: str, *, overwrite: bool = False) -> None:
+    """Raise a `UserError` unless codes of such a name may be written to a file of such a name."""
+    check_codes(codes)
+    if target.suffix != ".npy":
+        raise UserError(f"codes go into a .npy file: name an output that ends in .npy instead of {target}")
+    check_targets(target, overwrite=overwrite)
 
 
 def read_texts(source: str | os.PathLike[str], *, column: str | None = None) -> list[str]:

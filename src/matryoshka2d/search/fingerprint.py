@@ -69,8 +69,8 @@ def check_model(engine: Engine, meta: Meta, layers: int) -> None:
 
 
 def _why(found: Vectors, recorded: Vectors) -> str:
-    turned = np.abs(found @ found.T - recorded @ recorded.T).max() < 1 - _SAME
-    return "; the same space, rotated" if turned else ""
+    rotated = np.abs(found @ found.T - recorded @ recorded.T).max() < 1 - _SAME
+    return "; the same space, rotated" if rotated else ""
 
 
 def check_one_space(meta: Meta, layers: int) -> None:

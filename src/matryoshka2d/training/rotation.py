@@ -324,9 +324,9 @@ def learn_rotation(
     return rotation
 
 
-def _loss(turned: Tensor, full: Tensor, dims: Sequence[int], temperature: float) -> Tensor:
+def _loss(rotated: Tensor, full: Tensor, dims: Sequence[int], temperature: float) -> Tensor:
     wanted = _similarities(full, temperature)
-    far = [logits_kl(_similarities(turned[:, :d], temperature), wanted) for d in dims]
+    far = [logits_kl(_similarities(rotated[:, :d], temperature), wanted) for d in dims]
     return (torch.stack(far) + _LEAST).log().mean()
 
 
@@ -338,14 +338,14 @@ def _similarities(vectors: Tensor, temperature: float) -> Tensor:
 def cayley(matrix: Tensor) -> Tensor:
     """Return the rotation that Cayley's map makes of the skew-symmetric part of a matrix.
 
-    >>> turned = cayley(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
-    >>> turned.round(decimals=3).tolist()
+    >>> rotated = cayley(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    >>> rotated.round(decimals=3).tolist()
     [[0.0, -1.0], [1.0, 0.0]]
     """
     skew = matrix - matrix.T
     identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    turned: Tensor = torch.linalg.solve(identity + skew, identity - skew)
-    return turned
+    rotated: Tensor = torch.linalg.solve(identity + skew, identity - skew)
+    return rotated
 
 
 def neighbors(vectors: Tensor, ranks: Sequence[int]) -> Tensor:
