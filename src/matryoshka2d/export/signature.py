@@ -1,4 +1,4 @@
-"""What every exported graph takes and gives, and the record beside it; without the libraries that write them."""
+"""What every exported graph takes and gives, and the record beside it, without what writes them."""
 
 from __future__ import annotations
 
