@@ -33,5 +33,6 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep one cache for the whole session, so that each graph is made once."""
     folder = tmp_path_factory.mktemp("graphs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matryoshka2d.inference.graphs.user_cache", lambda name: folder / name)
+        for module in ("graphs", "ready_graphs"):
+            patch.setattr(f"matryoshka2d.inference.{module}.user_cache", lambda name: folder / name)
         yield

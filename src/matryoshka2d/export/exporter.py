@@ -33,11 +33,9 @@ from matryoshka2d.export.check import (
 )
 from matryoshka2d.export.export_card import write_export_card
 from matryoshka2d.export.formats import Format, check_precision, format_named
+from matryoshka2d.export.signature import RECORD
 from matryoshka2d.files import check_free, full_disk_in_one_line, staged_folder
 from matryoshka2d.size import Size, parse_sizes
-
-RECORD = "export.json"
-"""What an export says of itself: where it came from, how it agrees, what it costs, what made it."""
 
 # Precisions whose numbers end before those of float32.
 _WRITTEN_IN = {"fp16": torch.float16, "bf16": torch.bfloat16}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.export import check as loaded
-from matryoshka2d.export.graph import OPSET, example_inputs
+from matryoshka2d.export.graph import example_inputs
 from matryoshka2d.export.onnx_files import write_onnx
 from matryoshka2d.export.openvino_files import write_openvino
 from matryoshka2d.export.sentence_transformers_files import (
@@ -17,6 +17,7 @@ from matryoshka2d.export.sentence_transformers_files import (
     write_sentence_transformers,
     write_tokenizer,
 )
+from matryoshka2d.export.signature import OPSET
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:

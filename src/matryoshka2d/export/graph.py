@@ -20,19 +20,11 @@ from torch import Tensor, nn
 from matryoshka2d.encoder.elastic import ElasticEncoder, cut
 from matryoshka2d.errors import UserError, needs
 from matryoshka2d.export.sentence_transformers_files import taken_by
+from matryoshka2d.export.signature import OPSET, PROMPT_LENGTH
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-
-OPSET = 20
-"""The ONNX operator set of every graph: the first with Gelu as one operator; ONNX Runtime 1.17 and newer."""
-
-OUTPUT = "sentence_embedding"
-"""The output of a graph of one size: float32 [batch, dims], of unit length."""
-
-PROMPT_LENGTH = "prompt_length"
-"""An input that only models have whose pooling leaves the prompt out: int64 [1], 0 without a prompt."""
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matryoshka2d.export.graph import OUTPUT, exit_graph
+from matryoshka2d.export.graph import exit_graph
 from matryoshka2d.export.quantization import quantized_for_onnxruntime
+from matryoshka2d.export.signature import OUTPUT
 from matryoshka2d.size import Size, parse_sizes
 
 if TYPE_CHECKING:

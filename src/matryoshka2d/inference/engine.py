@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.export.signature import is_onnx_export
 from matryoshka2d.files import naming_the_cache, staged_file, user_cache
 from matryoshka2d.inference.tokens import Tokens
 from matryoshka2d.size import Size
@@ -25,6 +26,7 @@ from matryoshka2d.size import Size
 if TYPE_CHECKING:
     from matryoshka2d.encoder.elastic import ElasticEncoder
     from matryoshka2d.encoder.saved_model import SavedModel
+    from matryoshka2d.inference.ready_graphs import ReadyGraphs
 
 Vectors = NDArray[np.float32]
 
@@ -141,30 +143,42 @@ def open_engine(
 
     home = importlib.import_module(f"matryoshka2d.inference.{name}_engine")
     opened: Engine = getattr(home, ENGINES[name])(
-        _saved(model, name, device, size, pooling) or load(model, device, size, pooling, engine=name),
+        _as_it_lies(model, name, precision, device, size, pooling, calibration)
+        or load(model, device, size, pooling, engine=name),
         precision,
         calibration,
     )
     return opened
 
 
-def _saved(
+def _as_it_lies(
     model: str | Path | ElasticEncoder,
     engine: str,
+    precision: str,
     device: str | None,
     size: str | Size | None,
     pooling: str | None,
-) -> SavedModel | None:
+    calibration: Sequence[str] | None,
+) -> SavedModel | ReadyGraphs | None:
     """Return a model that can run as it lies in its folder, or None where it must be loaded in full."""
+    if not isinstance(model, (str, Path)):
+        return None
+    if engine == "onnx":
+        from matryoshka2d.inference.ready_graphs import find_graphs
+
+        on_cpu = device in (None, "cpu")
+        return find_graphs(str(model), precision, size, pooling, calibration) if on_cpu else None
+    return _saved(str(model), device, size, pooling)
+
+
+def _saved(model: str, device: str | None, size: str | Size | None, pooling: str | None) -> SavedModel | None:
     from matryoshka2d.encoder.default_model import resolve_model
     from matryoshka2d.encoder.precision import only_cpu
     from matryoshka2d.encoder.saved_model import read_model
 
-    if engine != "torch" or pooling is not None or not isinstance(model, (str, Path)):
+    if pooling is not None or (device != "cpu" and not (device is None and only_cpu())):
         return None
-    if device != "cpu" and not (device is None and only_cpu()):
-        return None
-    return read_model(resolve_model(str(model)), None if size is None else Size.parse(size))
+    return read_model(resolve_model(model), None if size is None else Size.parse(size))
 
 
 def _chosen(
@@ -174,6 +188,8 @@ def _chosen(
     if engine != "auto":
         return engine, precision
     if device in (None, "cpu") and isinstance(model, (str, Path)):
+        if is_onnx_export(model):
+            return "onnx", precision
         saved = saved_default(model)
         if saved is not None and precision in ("auto", saved.precision) and _installed(saved.engine):
             return saved.engine, saved.precision
@@ -216,10 +232,12 @@ def load(
             )
         device = "cpu"
     if isinstance(model, (str, Path)):
+        if is_onnx_export(model):
+            raise UserError(f"{model} is an export for ONNX Runtime: open it with the engine onnx on the cpu")
         from matryoshka2d.encoder.elastic import ElasticEncoder
 
         encoder = ElasticEncoder(resolve_model(str(model)), device=device, size=size, pooling=pooling)
-        return Loaded(encoder, ours=True)
+        return Loaded(encoder, ours=True, source=Source(str(model), size, pooling))
     if size is not None or pooling is not None:
         raise UserError(
             "a loaded encoder has its size and its pooling: give the model's name, or leave them out"
@@ -233,12 +251,22 @@ def load(
     return Loaded(encoder, ours=True)
 
 
+@dataclass(frozen=True)
+class Source:
+    """What an encoder was loaded from, and how."""
+
+    model: str
+    size: str | Size | None
+    pooling: str | None
+
+
 class Loaded:
     """An encoder, and whether it may be changed: one that a caller gave may not."""
 
-    def __init__(self, encoder: ElasticEncoder, ours: bool) -> None:
+    def __init__(self, encoder: ElasticEncoder, ours: bool, source: Source | None = None) -> None:
         self.encoder = encoder
         self.ours = ours
+        self.source = source
 
 
 class Runner(Protocol):

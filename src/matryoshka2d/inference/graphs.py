@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from matryoshka2d.errors import UserError, needs
-from matryoshka2d.export.graph import PROMPT_LENGTH, exit_graph
+from matryoshka2d.export.graph import exit_graph
 from matryoshka2d.export.onnx_files import single_output, write_graphs
 from matryoshka2d.files import naming_the_cache, staged_folder, user_cache
+from matryoshka2d.inference.feeds import feeds
+from matryoshka2d.inference.ready_graphs import SUFFIXES
 from matryoshka2d.inference.request_batching import padded_batches
 from matryoshka2d.inference.tokens import Integers, TextTokenizer, Tokens
 from matryoshka2d.size import Size
@@ -62,7 +64,7 @@ def graph_files(
             with naming_the_cache(), staged_folder(folder) as staged:
                 _split(exit_graph(encoder, sizes), sizes, staged)
         return {size.layers: folder / f"{size}.onnx" for size in sizes}
-    folder = folder.with_name(f"{folder.name}-int8")
+    folder = folder.with_name(f"{folder.name}{SUFFIXES['int8']}")
     if calibration:
         needs("onnx", "onnxruntime")
         with naming_the_cache(), staged_folder(folder, overwrite=True) as staged:
@@ -85,17 +87,6 @@ def fingerprint(encoder: ElasticEncoder) -> str:
     config: Any = encoder.base.config
     digest.update(config.to_json_string(use_diff=False).encode())
     return digest.hexdigest()
-
-
-def feeds(names: Sequence[str], tokens: Tokens, fill: int) -> dict[str, Integers]:
-    """Return what a graph takes for a batch: name → int64 [texts, length]."""
-    ids, mask = tokens.padded(fill)
-    given: Mapping[str, Integers] = {
-        "input_ids": ids,
-        "attention_mask": mask,
-        PROMPT_LENGTH: np.array([tokens.prompt_length], dtype=np.int64),
-    }
-    return {name: given[name] if name in given else np.zeros_like(ids) for name in names}
 
 
 def _split(whole: ModelProto, sizes: Sequence[Size], folder: Path) -> None:

@@ -12,28 +12,67 @@ import numpy as np
 
 from matryoshka2d.errors import UserError, needs
 from matryoshka2d.inference.engine import Loaded, Vectors
-from matryoshka2d.inference.graphs import feeds, graph_files
+from matryoshka2d.inference.feeds import feeds
+from matryoshka2d.inference.ready_graphs import SUFFIXES, ReadyGraphs, Start, check_graph
 from matryoshka2d.inference.request_batching import BatchingEngine, Shape
 from matryoshka2d.inference.tokens import TextTokenizer, Tokens
+from matryoshka2d.size import Size
 
 _BUDGET = 2048
 _WASTE = 0.1
-PRECISIONS = ("fp32", "int8")
 T = TypeVar("T")
 
 
-def open_onnx(model: Loaded, precision: str, calibration: Sequence[str] | None = None) -> BatchingEngine:
-    """Put a loaded model into ONNX Runtime."""
+def open_onnx(
+    model: Loaded | ReadyGraphs, precision: str, calibration: Sequence[str] | None = None
+) -> BatchingEngine:
+    """Put a loaded model, or graphs that are ready, into ONNX Runtime."""
+    if isinstance(model, ReadyGraphs):
+        return OnnxEngine(model)
     needs("onnx", "onnx", "onnxscript", "onnxruntime", "psutil")
-    chosen = "fp32" if precision == "auto" else precision
-    if chosen not in PRECISIONS:
-        raise UserError(f"the onnx engine has no {chosen} on a processor: choose auto, fp32 or int8")
+    from matryoshka2d.inference.graphs import graph_files
+
+    chosen = _resolved(precision)
     encoder = model.encoder
     shape = Shape(encoder.depth, encoder.width, encoder.size, encoder.sizes)
     tokenizer = TextTokenizer(encoder)
     files = graph_files(encoder, int8=chosen == "int8", calibration=calibration)
-    threads = os.cpu_count() or 1
-    return BatchingEngine(OnnxRunner(files, chosen, tokenizer.fill), tokenizer, shape, threads=threads)
+    source = model.source
+    start = None if source is None else Start.of(source.model, source.size, source.pooling)
+    if start is not None:
+        start.note(tokenizer, shape, files, chosen)
+    runner = OnnxRunner(files, chosen, tokenizer.fill)
+    return BatchingEngine(runner, tokenizer, shape, threads=os.cpu_count() or 1)
+
+
+def _resolved(precision: str) -> str:
+    chosen = "fp32" if precision == "auto" else precision
+    if chosen not in SUFFIXES:
+        raise UserError(f"the onnx engine has no {chosen} on a processor: choose auto, fp32 or int8")
+    return chosen
+
+
+class OnnxEngine(BatchingEngine):
+    """An engine of graphs that are ready, which may have gaps between their sizes.
+
+    Parameters
+    ----------
+    ready
+        The graphs.
+    """
+
+    def __init__(self, ready: ReadyGraphs) -> None:
+        needs("onnx", "onnxruntime", "psutil")
+        self.widest = ready.widest()
+        files = {layers: ready.files[size] for layers, size in self.widest.items()}
+        tokenizer = TextTokenizer(ready.texts)
+        runner = OnnxRunner(files, ready.precision, tokenizer.fill)
+        super().__init__(runner, tokenizer, ready.shape, threads=os.cpu_count() or 1)
+
+    def _wanted(self, size: str | Size | None) -> Size:
+        wanted = super()._wanted(size)
+        check_graph(self.widest, wanted)
+        return wanted
 
 
 class OnnxRunner:
@@ -44,7 +83,7 @@ class OnnxRunner:
     files
         layers → graph.
     precision
-        ``"fp32"`` or ``"int8"``.
+        What they compute in.
     fill
         Id of the padding token.
     """
@@ -66,6 +105,8 @@ class OnnxRunner:
         options = onnxruntime.SessionOptions()
         # Batches run side by side, each on one core.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        if layers not in self.files:
+            raise UserError(f"the export has no {layers} layers: expected {', '.join(map(str, self.files))}")
         return onnxruntime.InferenceSession(str(self.files[layers]), options, ["CPUExecutionProvider"])
 
     def run(self, tokens: Tokens, layers: int) -> Vectors:

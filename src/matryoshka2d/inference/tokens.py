@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryoshka2d.encoder.saved_model import SavedTexts
-from matryoshka2d.encoder.saved_tokenizer import NO_LIMIT
+from matryoshka2d.encoder.saved_tokenizer import NO_LIMIT, SavedTexts, SavedTokenizer
 from matryoshka2d.errors import UserError, did_you_mean, whole_texts
 
 if TYPE_CHECKING:
@@ -125,7 +124,14 @@ class TextTokenizer:
             return
         saved = model.tokenizer
         self.fill, self.limit, self.vocabulary = saved.padding, saved.limit, saved.vocabulary
-        self._skips_prompt, self._fast = False, saved.backend
+        self._skips_prompt, self._fast = model.skips_prompt, saved.backend
+
+    def saved(self) -> SavedTexts | None:
+        """Return all that this one is made of, where that can be written: a fast tokenizer and prompts."""
+        if self._fast is None:
+            return None
+        tokenizer = SavedTokenizer(self._fast, self.limit, self.fill, self.vocabulary)
+        return SavedTexts(tokenizer, self.prompts, self.default_prompt_name, self._skips_prompt)
 
     def _take(self, encoder: ElasticEncoder) -> None:
         from matryoshka2d.encoder.elastic import without_model
@@ -192,7 +198,11 @@ class TextTokenizer:
     def _prompt_length(self, prompt: str | None) -> int:
         if not prompt or not self._skips_prompt:
             return 0
-        return int(self._preprocess(["text"], prompt=prompt).get("prompt_length") or 0)
+        if self._fast is None:
+            return int(self._preprocess(["text"], prompt=prompt).get("prompt_length") or 0)
+        found = self._fast.encode(prompt)
+        # The mark that ends a text does not end the prompt.
+        return len(found.ids) - int(found.special_tokens_mask[-1])
 
     def _quickly(self, texts: list[str]) -> tuple[list[list[int]], list[int]]:
         assert self._fast is not None
