@@ -126,9 +126,15 @@ class KeptModel:
         )
 
     def exits(
-        self, texts: Sequence[str], *, layers: Sequence[int], prompt: str | None = None, **_: Any
+        self,
+        texts: Sequence[str],
+        *,
+        layers: Sequence[int] | None = None,
+        prompt: str | None = None,
+        **_: Any,  # prompts are settled before, and the size of a batch makes no difference
     ) -> dict[int, Any]:
         """Return layer → vectors; each stack is asked for the layers that it answers."""
+        layers = list(layers or self.stacks)
         found: dict[int, Any] = {}
         for stack in {id(self.stacks[n]): self.stacks[n] for n in layers}.values():
             found |= stack.exits(texts, prompt or "", [n for n in layers if self.stacks[n] is stack])
@@ -155,13 +161,14 @@ def read_set(data: Path, name: str) -> RetrievalSet:
     return found
 
 
-def measure(model: KeptModel, data: RetrievalSet, sizes: Sequence[Size]) -> Scores:
+def measure(model: Any, data: RetrievalSet, sizes: Sequence[Size]) -> Scores:
     """Return the nDCG@10 of every query in every way at every size."""
     full = Size(model.depth, model.width)
     wanted = sorted({*sizes, full})
     scores: Scores = {}
-    for way, asked in (("same size", {"sizes": wanted}), ("full index", {"query_sizes": wanted})):
-        found = retrieval_scores(model, data, **asked, k=K)["prefix"]
+    alike = retrieval_scores(model, data, sizes=wanted, k=K)["prefix"]
+    over_full = retrieval_scores(model, data, query_sizes=wanted, k=K)["prefix"]
+    for way, found in (("same size", alike), ("full index", over_full)):
         scores |= {f"{way}/{size}": values for size, values in found.items()}
     for size in wanted:
         scores[f"rescored/{size}"] = rescored(model, data, size, full)
@@ -170,7 +177,7 @@ def measure(model: KeptModel, data: RetrievalSet, sizes: Sequence[Size]) -> Scor
     return scores
 
 
-def rescored(model: KeptModel, data: RetrievalSet, size: Size, full: Size) -> Floats:
+def rescored(model: Any, data: RetrievalSet, size: Size, full: Size) -> Floats:
     """Return the nDCG@10 of the best 100 of a size in the order of the full size; trec_eval must agree."""
     # Where documents are equally similar, trec_eval ranks the greater id first.
     ids = sorted(data.corpus, reverse=True)
