@@ -403,8 +403,8 @@ class DistillOptions(TextOptions):
 
     texts: Annotated[int, Field(ge=2)] = choice(
         500_000,
-        "Texts that are drawn from the data. A text that comes back teaches less than a new one, so none comes "
-        "back before all have come; those that are not reached are not embedded. Lower it to save memory.",
+        "Texts that are drawn from the data. A text that comes back teaches less than a new one: none does "
+        "before all have come. Those that are not reached are not embedded. Lower it to save memory.",
     )
     layers: PositiveInt = choice(
         3, "Layers of the shallow tower: sizes of so many layers and fewer are its own. Fewer is faster."
@@ -414,7 +414,7 @@ class DistillOptions(TextOptions):
     )
     minutes: Positive | None = choice(
         None,
-        "Train for so many minutes, in place of a number of steps, the full size's part of the work included. "
+        "Train for so many minutes, in place of a number of steps; the full size's work is part of them. "
         "What comes out depends on the machine.",
     )
     learning_rate: Positive = choice(5e-4, "Highest learning rate, after the warm-up.")
