@@ -10,6 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from matryoshka2d import ElasticEncoder, UserError, distill, export_model, fit, open_engine, rotate, train
+from matryoshka2d.training import distillation
 from matryoshka2d.training.tower_training import Schedule, TowerData, TowerTraining, learning_rate_share
 from tests.tiny import TEXTS, WORDS, sentence_model
 
@@ -138,7 +139,11 @@ def test_the_onnx_engine_agrees(made: str) -> None:
         np.testing.assert_allclose(engine.embed(TEXTS, size), encoder.encode(TEXTS, size=size), atol=1e-4)
 
 
-def test_a_killed_run_goes_on_to_the_same_model(source: str, texts: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [4096, 25])
+def test_a_killed_run_goes_on_to_the_same_model(
+    source: str, texts: str, tmp_path: Path, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distillation, "_PART", part)
     choices = {
         "model": source,
         "data": texts,
@@ -234,6 +239,38 @@ def test_batches_hold_every_text_once_and_one_prompt_each() -> None:
         assert len(rows) <= 8 or len(rows) * lengths[rows].max() <= 400
 
 
+def test_the_full_size_embeds_what_is_reached_and_no_text_comes_back_early(
+    source: str, texts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[list[str]] = []
+    seen: list[str] = []
+
+    def noted(teacher: object, pairs: list[tuple[str, str]], **places: object) -> np.ndarray:
+        embedded.append([text for _, text in pairs])
+        return embedded_once(teacher, pairs, **places)  # type: ignore[arg-type]
+
+    def step(training: TowerTraining, rows: np.ndarray) -> float:
+        seen.extend(training.data.texts[row] for row in rows)
+        return take_step(training, rows)
+
+    embedded_once, take_step = distillation.embedded_once, TowerTraining._step
+    monkeypatch.setattr(distillation, "embedded_once", noted)
+    monkeypatch.setattr(distillation, "_PART", 30)
+    monkeypatch.setattr(TowerTraining, "_step", step)
+    choices = {"model": source, "data": texts, "layers": 1, "device": "cpu", "quiet": True}
+    distill(output=str(tmp_path / "short"), batch_tokens=4096, steps=2, **choices)
+    assert [len(part) for part in embedded] == [30, 30]
+    assert sorted(seen) == sorted(embedded[0] + embedded[1])
+    seen.clear()
+    encoder = distill(output=str(tmp_path / "long"), batch_tokens=4096, steps=6, **choices)
+    count = len(set(seen))
+    assert count > 90
+    assert len(set(seen[:count])) == count
+    assert sorted(seen[count:]) == sorted(seen[: len(seen) - count])
+    assert f"{count} texts" in (tmp_path / "long" / "README.md").read_text()
+    assert encoder.tower is not None
+
+
 def test_the_rate_rises_and_falls() -> None:
     rates = [learning_rate_share(done / 100) for done in range(101)]
     assert rates.index(max(rates)) == 5
@@ -250,7 +287,7 @@ def test_the_loss_of_the_default_model_falls() -> None:
     data = TowerData(texts, [""] * len(texts), targets, np.array(tower.token_counts(texts)))
     near = (tower.exits(texts)[1] * targets).sum(axis=1).mean()
     losses: list[float] = []
-    training = TowerTraining(tower, data, Schedule(6, None, 5e-4, 256, [384, 32], 0))
+    training = TowerTraining(tower, lambda number: data, Schedule(6, None, 5e-4, 256, [384, 32], 0))
     training.run(lambda progress: losses.append(progress.loss))
     assert len(losses) == 6
     assert (tower.exits(texts)[1] * targets).sum(axis=1).mean() > near + 0.05

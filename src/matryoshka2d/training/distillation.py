@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,8 @@ from matryoshka2d.training.fitting import fit_heads, mean_cosines, nearest_map
 from matryoshka2d.training.model_card import write_made
 from matryoshka2d.training.model_settings import training_settings
 from matryoshka2d.training.run_logs import saying_what_lowers_memory
-from matryoshka2d.training.teacher import embedded_once
+from matryoshka2d.training.teacher import Prompted, embedded_once
 from matryoshka2d.training.texts import (
-    TEXTS,
     Texts,
     exits_of,
     mixture_prompts,
@@ -44,6 +45,9 @@ from matryoshka2d.training.training_options import DistillOptions
 from matryoshka2d.training.unfinished import TOWER_CHECKPOINT, begin_anew
 
 _CHECKPOINT_EVERY = 100
+# Texts that the full size embeds together, just before the tower learns from them: enough for batches of one
+# length and for the maps that it starts from, and a short wait.
+_PART = 4096
 # Texts that judge how near the exits came: a mean over so many says enough.
 _JUDGES = 1000
 
@@ -91,7 +95,7 @@ def distill(options: DistillOptions | None = None, *, quiet: bool = False, **cho
     count = number_of(train_texts)
     if not quiet:
         print(
-            f"Distilling {options.model} into {options.layers} layers, on {count} texts",
+            f"Distilling {options.model} into {options.layers} layers, on up to {count} texts",
             file=sys.stderr,
         )
     if not options.resume:
@@ -104,7 +108,7 @@ def distill(options: DistillOptions | None = None, *, quiet: bool = False, **cho
         saying_what_lowers_memory(advice),
     ):
         before = mean_cosines(encoder, held_out)
-        train_tower(tower, encoder, train_texts, options, quiet=quiet)
+        count = train_tower(tower, encoder, train_texts, options, quiet=quiet)
         tower.record = {"sizes": [str(size) for size in default_sizes(tower.depth, tower.width)]}
         encoder.add_tower(tower)
         after = mean_cosines(encoder, held_out)
@@ -174,8 +178,11 @@ def shallow_copy(encoder: ElasticEncoder, layers: int) -> ElasticEncoder:
 
 def train_tower(
     tower: ElasticEncoder, encoder: ElasticEncoder, texts: Texts, options: DistillOptions, *, quiet: bool
-) -> None:
-    """Train a tower to give the full size's vectors of some texts.
+) -> int:
+    """Train a tower to give the full size's vectors of some texts, and return from how many it learnt.
+
+    The full size embeds a part of them at a time, so that training starts at once and nothing is embedded
+    that it does not reach. No text comes back before all have come.
 
     Parameters
     ----------
@@ -190,24 +197,25 @@ def train_tower(
     quiet
         Whether to draw no progress.
     """
+    start = time.monotonic()
     pairs = [(prompt, text) for prompt, some in texts.items() for text in some]
-    targets = embedded_once(
-        encoder, pairs, otherwise=options.run_folder / "teacher-vectors", show_progress_bar=not quiet
-    )
-    data = TowerData(
-        [text for _, text in pairs],
-        [prompt for prompt, _ in pairs],
-        targets,
-        np.concatenate([tower.token_counts(some) for some in texts.values()]),
-    )
+    order = np.random.default_rng(options.seed).permutation(len(pairs))
+    parts = [[pairs[row] for row in order[i : i + _PART]] for i in range(0, len(order), _PART)]
+    store = options.run_folder / "teacher-vectors"
+
+    @lru_cache(maxsize=1)
+    def part(number: int) -> TowerData:
+        return taught(tower, encoder, parts[number % len(parts)], store)
+
     checkpoint = options.run_folder / TOWER_CHECKPOINT
     if not options.resume:
-        fit_maps(tower, data, options.seed)
+        fit_maps(tower, part(0))
     dims = sorted({size.dims for size in default_sizes(1, tower.width)})
     schedule = Schedule(
         options.steps, options.minutes, options.learning_rate, options.batch_tokens, dims, options.seed
     )
-    training = TowerTraining(tower, data, schedule)
+    training = TowerTraining(tower, part, schedule)
+    training.progress.seconds = time.monotonic() - start
     if options.resume:
         training.load(_read(checkpoint, options))
     with _progress_bar(schedule, training.progress, quiet) as show:
@@ -218,18 +226,25 @@ def train_tower(
                 _write(checkpoint, options, training)
 
         training.run(after_step)
+    return sum(map(len, parts[: training.progress.parts]))
 
 
-def fit_maps(tower: ElasticEncoder, data: TowerData, seed: int) -> None:
-    """Start the linear map of every exit of a tower where least squares puts it, on some of the texts."""
-    rng = np.random.default_rng(seed)
-    rows = np.sort(rng.choice(len(data.texts), size=min(TEXTS, len(data.texts)), replace=False))
+def taught(tower: ElasticEncoder, encoder: ElasticEncoder, pairs: list[Prompted], store: Path) -> TowerData:
+    """Return texts with the full size's vectors, which are kept in the cache, or in `store`."""
+    texts = [text for _, text in pairs]
+    # Once there was no place in the cache, it is not asked again: it says so each time.
+    targets = embedded_once(encoder, pairs, cache=store if store.is_dir() else None, otherwise=store)
+    return TowerData(texts, [prompt for prompt, _ in pairs], targets, np.array(tower.token_counts(texts)))
+
+
+def fit_maps(tower: ElasticEncoder, data: TowerData) -> None:
+    """Start the linear map of every exit of a tower where least squares puts it."""
     texts: dict[str, list[str]] = {}
-    places: dict[str, list[int]] = {}
-    for row in rows:
-        texts.setdefault(data.prompts[row], []).append(data.texts[row])
-        places.setdefault(data.prompts[row], []).append(int(row))
-    targets = data.targets[np.concatenate([np.asarray(some) for some in places.values()])]
+    rows: dict[str, list[int]] = {}
+    for row, (prompt, text) in enumerate(zip(data.prompts, data.texts, strict=True)):
+        texts.setdefault(prompt, []).append(text)
+        rows.setdefault(prompt, []).append(row)
+    targets = data.targets[np.concatenate([np.asarray(some) for some in rows.values()])]
     exits = exits_of(tower, texts, [tower.depth])
     dense: Any = [module for module in tower if hasattr(module, "linear")][-1]
     with torch.no_grad():

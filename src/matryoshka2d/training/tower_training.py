@@ -22,15 +22,13 @@ WARM_UP = 0.05
 CLIP = 1.0
 """Longest gradient of a step."""
 
-# Texts that are sorted by length together: batches of one length, in random order.
-_SORTED_TOGETHER = 4096
 _FEWEST, _MOST = 8, 256
 _BETAS = (0.9, 0.98)
 
 
 @dataclass(frozen=True)
 class TowerData:
-    """Texts and the vectors that a tower learns to give to them.
+    """Some of the texts and the vectors that a tower learns to give to them.
 
     Parameters
     ----------
@@ -50,7 +48,7 @@ class TowerData:
     lengths: NDArray[np.int64]
 
     def batches(self, tokens: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """Return the rows of the batches of one pass: texts of one prompt and nearly one length.
+        """Return the rows of batches that hold every text once: of one prompt and nearly one length.
 
         Parameters
         ----------
@@ -67,13 +65,11 @@ class TowerData:
         [10, 10]
         """
         prompts = np.asarray(self.prompts)
-        order = rng.permutation(len(self.texts))
+        rows = rng.permutation(len(self.texts))
         found = []
-        for start in range(0, len(order), _SORTED_TOGETHER):
-            rows = order[start : start + _SORTED_TOGETHER]
-            for prompt in sorted(set(prompts[rows].tolist())):
-                own = rows[prompts[rows] == prompt]
-                found += _filled(own[np.argsort(self.lengths[own], kind="stable")], self.lengths, tokens)
+        for prompt in sorted(set(self.prompts)):
+            own = rows[prompts[rows] == prompt]
+            found += _filled(own[np.argsort(self.lengths[own], kind="stable")], self.lengths, tokens)
         return [found[i] for i in rng.permutation(len(found))]
 
 
@@ -133,6 +129,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     loss: float = math.nan
+    parts: int = 0
     queue: list[NDArray[np.int64]] = field(default_factory=list)
 
 
@@ -177,14 +174,16 @@ class TowerTraining:
     ----------
     tower
         The shallow model. All of its weights but a rotation learn.
-    data
-        Texts and targets.
+    part
+        Number, from 0 without end → texts and targets that are learnt from next. A part is asked for when
+        the one before is used up.
     schedule
         How long and how fast.
     """
 
-    def __init__(self, tower: ElasticEncoder, data: TowerData, schedule: Schedule) -> None:
-        self.tower, self.data, self.schedule = tower, data, schedule
+    def __init__(self, tower: ElasticEncoder, part: Callable[[int], TowerData], schedule: Schedule) -> None:
+        self.tower, self.part, self.schedule = tower, part, schedule
+        self.data = part(0)
         self.progress = Progress()
         self.weights = [weight for weight in tower.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -211,6 +210,8 @@ class TowerTraining:
 
     def _next_rows(self) -> NDArray[np.int64]:
         if not self.progress.queue:
+            self.data = self.part(self.progress.parts)
+            self.progress.parts += 1
             # The order hangs on the seed and the step alone, so that a run that goes on repeats it.
             rng = np.random.default_rng([self.schedule.seed, self.progress.step])
             self.progress.queue = self.data.batches(self.schedule.batch_tokens, rng)
@@ -249,3 +250,4 @@ class TowerTraining:
         self.tower.load_state_dict(state["tower"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = state["progress"]
+        self.data = self.part(self.progress.parts - 1)

@@ -402,9 +402,9 @@ class DistillOptions(TextOptions):
     """
 
     texts: Annotated[int, Field(ge=2)] = choice(
-        131072,
-        "Texts that are drawn from the data; the full size embeds each of them once. A text that comes back "
-        "teaches less than a new one: raise it with the steps.",
+        500_000,
+        "Texts that are drawn from the data. A text that comes back teaches less than a new one: none does "
+        "before all have come. Those that are not reached are not embedded. Lower it to save memory.",
     )
     layers: PositiveInt = choice(
         3, "Layers of the shallow tower: sizes of so many layers and fewer are its own. Fewer is faster."
@@ -414,7 +414,8 @@ class DistillOptions(TextOptions):
     )
     minutes: Positive | None = choice(
         None,
-        "Train for so many minutes, in place of a number of steps. What comes out depends on the machine.",
+        "Train for so many minutes, in place of a number of steps; the full size's work is part of them. "
+        "What comes out depends on the machine.",
     )
     learning_rate: Positive = choice(5e-4, "Highest learning rate, after the warm-up.")
     batch_tokens: Annotated[int, Field(ge=2)] = choice(
