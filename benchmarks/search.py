@@ -66,14 +66,14 @@ def beir(data: Path) -> tuple[dict[str, str], dict[str, str], Any]:
 
 
 def sentences(data: Path, count: int) -> Iterator[str]:
-    """Yield distinct English sentences of 20 to 80 letters: longer ones take longer to embed, not to find."""
+    """Yield distinct English sentences of 20 to 60 letters: longer ones take longer to embed, not to find."""
     import zstandard
 
     seen: set[str] = set()
     with (data / "text" / "wikipedia_intros_en.jsonl.zst").open("rb") as file:
         for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8"):
             for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])", json.loads(line)["text"]):
-                if 20 <= len(sentence) <= 80 and sentence not in seen:
+                if 20 <= len(sentence) <= 60 and sentence not in seen:
                     seen.add(sentence)
                     yield sentence
                     if len(seen) == count:
