@@ -89,7 +89,9 @@ def found(server: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 @pytest.mark.parametrize("case", CASES)
 def test_a_framework_finds_what_exact_search_finds(found: dict[str, Any], case: str) -> None:
     assert [text for text, _ in found[case]] == [hit.text for hit in found["ours"]]
-    assert [fields["lang"] for _, fields in found[case]] == [hit.fields["lang"] for hit in found["ours"]]
+    # LlamaIndex puts what it finds in a collection elsewhere, and Faiss has no fields.
+    if case in ("langchain_postgresql", "langchain_qdrant", "llamaindex_postgresql"):
+        assert [fields["lang"] for _, fields in found[case]] == [hit.fields["lang"] for hit in found["ours"]]
 
 
 def test_what_langchain_adds_to_a_table_is_found(found: dict[str, Any]) -> None:
