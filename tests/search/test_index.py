@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,8 @@ from pyarrow import parquet
 from matryoshka2d.errors import UserError
 from matryoshka2d.search import Document, delete_documents, index_documents, open_index, recut
 from matryoshka2d.search.documents import documents as read_documents
-from matryoshka2d.search.pgvector_store import PgvectorStore
 from matryoshka2d.search.stores import open_store
-from tests.search.conftest import Place, empty
+from tests.search.conftest import Place, empty, running_server
 from tests.search.fakes import FakeEngine, documents
 
 COUNT = 60
@@ -371,32 +371,25 @@ def test_a_database_that_goes_is_one_line_and_the_run_goes_on(
         assert index.search("red house", 3)[0].hits == before
 
 
-@pytest.mark.parametrize("place", ["postgresql"], indirect=True)
 def test_a_full_disk_of_the_server_is_one_line_and_the_run_goes_on(
-    place: Place, source: Source, monkeypatch: pytest.MonkeyPatch
+    source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uri, wide, count = place(), FakeEngine(width=2_000), 3_000
-    connected = PgvectorStore._connected
-
-    def limited(store: PgvectorStore) -> Any:
-        """Let the server's process for this connection write no file beyond one segment of its log."""
-        found = connected(store)
-        try:
-            resource.prlimit(found.info.backend_pid, resource.RLIMIT_FSIZE, (17 << 20, -1))
-        except PermissionError:
-            pytest.skip("the limits of the server's processes cannot be set here")
-        return found
-
     monkeypatch.setattr("matryoshka2d.search.building.BLOCK", 500)
+    wide, count = FakeEngine(width=2_000), 3_000
     more = source(documents(count))
-    with monkeypatch.context() as patch:
-        patch.setattr(PgvectorStore, "_connected", limited)
-        with pytest.raises(UserError, match=r"PostgreSQL says: .*make room on the server's disk"):
+    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
+        # A server has the limits of what starts it: no file larger than one of its log.
+        with (
+            largest_file(17 << 20),
+            running_server(Path(folder) / "data") as uri,
+            pytest.raises(UserError, match=r"PostgreSQL says: .*make room on the server's disk"),
+        ):
             index_documents(wide, more, uri, prefix=16)
-    there = len(open_store(uri))
-    assert 0 < there < count and there % 500 == 0
-    built = index_documents(wide, more, uri, prefix=16)
-    assert (built.documents, built.added) == (count, count - there)
+        with running_server(Path(folder) / "data") as uri:
+            there = len(open_store(uri))
+            assert 0 < there < count and there % 500 == 0
+            built = index_documents(wide, more, uri, prefix=16)
+            assert (built.documents, built.added) == (count, count - there)
 
 
 @pytest.mark.parametrize("name", ["docs.jsonl", "docs.csv", "docs.txt", "docs.parquet", "beir"])
