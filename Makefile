@@ -17,8 +17,8 @@ quickstart: $(VENV)/.user  ## Make a real model elastic, show its grid, search w
 test: $(VENV)/.dev  ## Run the tests (8 to 20 minutes on two cores)
 	$(PYTEST) -m "not slow"
 
-test-clients: $(VENV)/.dev $(VENV)/clients/.ok  ## Run the server's tests with LangChain, LiteLLM and LlamaIndex
-	MATRYOSHKA2D_CLIENTS=$(VENV)/clients/bin/python $(PYTEST) tests/serving/test_clients.py
+test-clients: $(VENV)/.dev $(VENV)/clients/.ok  ## Run the tests with LangChain, LiteLLM and LlamaIndex
+	MATRYOSHKA2D_CLIENTS=$(VENV)/clients/bin/python $(PYTEST) tests/serving/test_clients.py tests/search/test_frameworks.py
 
 test-all: $(VENV)/.dev  ## Run every test, the slow ones too
 	$(PYTEST)
@@ -46,9 +46,9 @@ $(VENV)/.user: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(PIP_FLAGS) --constraint constraints.txt --editable ".[quickstart]"
 	touch $@
 
-$(VENV)/clients/.ok: tests/serving/clients.txt
+$(VENV)/clients/.ok: tests/serving/clients.txt tests/search/frameworks.txt
 	$(PYTHON) -m venv $(VENV)/clients
-	$(VENV)/clients/bin/python -m pip install --quiet --requirement tests/serving/clients.txt
+	$(VENV)/clients/bin/python -m pip install --quiet $(patsubst %,--requirement %,$^)
 	touch $@
 
 $(VENV)/.dev: pyproject.toml reproduction/pyproject.toml constraints.txt

@@ -1,19 +1,19 @@
 """Search by a prefix and rescoring in three stores: recall against exact search, time, bytes, building.
 
     python benchmarks/search.py embed
-    python benchmarks/search.py stores --set scifact
-    python benchmarks/search.py stores --set sentences --store faiss      (and postgresql, qdrant)
-    python benchmarks/search.py million --store faiss --step load         (then build, then search)
-    python benchmarks/search.py million --store postgresql --step load    (then build, then search)
+    python benchmarks/search.py stores --set scifact --store faiss        (any set, any store)
+    python benchmarks/search.py million --store faiss                     (and postgresql)
     python benchmarks/search.py tune --set scifact --store faiss          (any set, any store: five targets)
     python benchmarks/search.py shallow [--trained FOLDER]
-    python benchmarks/search.py recut --store faiss                       (and postgresql, qdrant)
+    python benchmarks/search.py recut --set scifact --store faiss         (any set, any store)
     python benchmarks/search.py ray
 
-Each command takes less than ten minutes on two cores and fills in its part of ``results/search.json`` here;
-``results/search.md`` is made of all parts that are there. ``--data FOLDER`` holds ``retrieval/scifact`` in
-BEIR form and ``text/wikipedia_intros_en.jsonl.zst``. Vectors wait in the user's cache, so that `embed` goes
-on where it was stopped. Every vector is that of all-MiniLM-L6-v2, 6 layers, 384 dims, fp32.
+Each part goes in steps, ``--step load``, ``build``, ``search``; without it, all of them. Only ``search`` says
+how long a search takes: run it on an idle machine. What is measured is written at once into
+``results/search.json``; ``results/search.md`` is made of all parts that are there. ``--data FOLDER`` holds
+``retrieval/scifact`` in BEIR form and ``text/wikipedia_intros_en.jsonl.zst``. Vectors and indexes wait in the
+user's cache, so that `embed` goes on where it was stopped. Every vector is that of all-MiniLM-L6-v2 at
+6x384 in fp32.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ import numpy as np
 
 from machine import facts
 from matryoshka2d.evaluation.retrieval import ndcg
-from matryoshka2d.files import user_cache
+from matryoshka2d.files import staged_file, user_cache
 from matryoshka2d.search.documents import Document
-from matryoshka2d.search.meta import Meta, cut
+from matryoshka2d.search.meta import Meta, cut, default_prefix
 from matryoshka2d.search.store import Funnel, Store
 from matryoshka2d.search.stores import make_store, open_store
 from matryoshka2d.size import Size
@@ -50,7 +50,8 @@ ROOT = Path(__file__).resolve().parent.parent
 K, DIMS, PREFIX, SEED = 10, 384, 128, 0
 OVERSAMPLES = (2, 5, 10, 20, 50)
 TARGETS = (0.8, 0.9, 0.95, 0.98, 0.99)
-Rows = list[dict[str, Any]]
+Figures = dict[str, Any]
+Rows = list[Figures]
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -65,14 +66,14 @@ def beir(data: Path) -> tuple[dict[str, str], dict[str, str], Any]:
 
 
 def sentences(data: Path, count: int) -> Iterator[str]:
-    """Yield distinct English sentences of 20 letters and more."""
+    """Yield distinct English sentences of 20 to 60 letters: longer ones take longer to embed, not to find."""
     import zstandard
 
     seen: set[str] = set()
     with (data / "text" / "wikipedia_intros_en.jsonl.zst").open("rb") as file:
         for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8"):
             for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])", json.loads(line)["text"]):
-                if len(sentence) >= 20 and sentence not in seen:
+                if 20 <= len(sentence) <= 60 and sentence not in seen:
                     seen.add(sentence)
                     yield sentence
                     if len(seen) == count:
@@ -86,7 +87,7 @@ def cache(arguments: argparse.Namespace) -> Path:
     return folder
 
 
-def embed(arguments: argparse.Namespace) -> dict[str, Any]:
+def embed(arguments: argparse.Namespace, _: Figures) -> Iterator[Figures]:
     """Embed documents and queries in shards; stopped, it goes on."""
     from matryoshka2d.inference import open_engine
     from matryoshka2d.inference.encoding import encode_shards
@@ -98,19 +99,13 @@ def embed(arguments: argparse.Namespace) -> dict[str, Any]:
         "scifact-queries": list(queries.values()),
         "sentences": list(sentences(arguments.data, arguments.sentences + arguments.queries)),
     }
-    found = {}
     for name, some in texts.items():
         file = folder / f"{name}.jsonl"
         file.write_text("".join(json.dumps({"text": one}) + "\n" for one in some), encoding="utf-8")
-        start = time.perf_counter()
         done = encode_shards(
             engine, file, folder / name, suffix=".npy", rows_per_shard=5_000, show_progress_bar=True
         )
-        seconds = time.perf_counter() - start
-        # Of a run that found shards nobody knows what the whole takes.
-        if not done.found:
-            found[name] = {"texts": done.rows, "seconds": seconds}
-    return found
+        yield {f"{name} texts": done.rows}
 
 
 def vectors(arguments: argparse.Namespace, name: str) -> Any:
@@ -236,73 +231,92 @@ VARIANTS: dict[str, list[tuple[bool, str]]] = {
 }
 
 
-def stores(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure every variant of a store, or of all three, on a set."""
+def stores(arguments: argparse.Namespace, before: Figures) -> Iterator[Figures]:
+    """Build every variant of a store over a set, then search it."""
     rows, queries = data_set(arguments)
     queries = queries[: arguments.queries]
-    truth = numpy_exact(rows, queries)
-    by_hand = {n: numpy_funnel(rows, queries, n) for n in OVERSAMPLES}
-    found: dict[str, Any] = {"documents": len(rows), "queries": len(queries)}
-    for kind in [arguments.store] if arguments.store else list(VARIANTS):
-        with place(arguments, kind, f"stores-{arguments.set}") as uri:
-            found[kind] = of_store(kind, uri, rows, queries, truth, by_hand)
+    yield {"documents": len(rows), "queries": len(queries)}
+    variants: dict[str, Figures] = dict(before.get("variants", {}))
+    if "build" in steps(arguments, "build", "search"):
+        for graph, codes in VARIANTS[arguments.store]:
+            name = named(graph, codes)
+            meta = Meta("", Size(6, DIMS), PREFIX, codes, graph)
+            with (
+                place(arguments, arguments.store, f"{arguments.set}-{name}") as uri,
+                contextlib.closing(empty(uri, meta)) as store,
+            ):
+                (_, built), alone = unshared(partial(timed, partial(fill, store, rows)))
+                own = {"build seconds": built, "machine alone": alone, "bytes": store.bytes()}
+                if arguments.store == "postgresql" and graph and codes == "half":
+                    own |= postgresql_extra(store, queries[0])
+            variants[name] = {**variants.get(name, {}), **own}
+            yield {"variants": variants}
+    if "search" in steps(arguments, "build", "search"):
+        truth = numpy_exact(rows, queries)
+        for graph, codes in VARIANTS[arguments.store]:
+            name = named(graph, codes)
+            with (
+                place(arguments, arguments.store, f"{arguments.set}-{name}") as uri,
+                contextlib.closing(open_store(uri)) as store,
+            ):
+                if (graph, codes) == VARIANTS[arguments.store][0]:
+                    exact, taken = one_by_one(partial(exactly, store), queries)
+                    yield {"exact": {"recall": recall(exact, truth), **spread(taken)}}
+                found = searches(store, queries, truth, rows)
+            variants[name] = {**variants.get(name, {}), "searches": found}
+            yield {"variants": variants}
+
+
+def steps(arguments: argparse.Namespace, *every: str) -> tuple[str, ...]:
+    """Return the steps of a part that were asked for."""
+    return (arguments.step,) if arguments.step else every
+
+
+def named(graph: bool, codes: str) -> str:
+    """Return the name of a variant."""
+    return f"{'graph' if graph else 'scan'}-{codes}"
+
+
+def searches(store: Store, queries: Any, truth: list[list[str]], rows: Any) -> Rows:
+    """Measure a funnel with more and more candidates, until it finds everything."""
+    found: Rows = []
+    for oversample in OVERSAMPLES:
+        funnel = Funnel(K, K * oversample, K * oversample, PREFIX)
+        ids, taken = one_by_one(partial(searched, store, funnel), queries)
+        found.append({"oversample": oversample, "recall": recall(ids, truth), **spread(taken)})
+        if not store.meta.graph and store.meta.codes == "float":
+            found[-1]["as numpy"] = same_sets(ids, numpy_funnel(rows, queries, oversample))
+        if found[-1]["recall"] >= 0.999:
+            break
     return found
 
 
-def of_store(kind: str, uri: str, rows: Any, queries: Any, truth: Any, by_hand: Any) -> dict[str, Any]:
-    """Measure the variants of one store over the same vectors."""
-    table: Rows = []
-    found: dict[str, Any] = {"rows": table}
-    for number, (graph, codes) in enumerate(VARIANTS[kind]):
-        meta = Meta("", Size(6, DIMS), PREFIX, codes, graph)
-        if number and kind == "postgresql":
-            # The table is the same: only its index is built anew.
-            store = open_store(uri)
-            with store.writing():
-                _, built = timed(partial(store.recut, meta))
-        else:
-            store = empty(uri, meta)
-            _, built = timed(partial(fill, store, rows))
-        name = f"{'HNSW' if store.meta.graph else 'exact prefix'} {codes}"
-        if number == 0:
-            exact, taken = one_by_one(partial(exactly, store), queries)
-            table.append(row("exact, whole vectors", None, recall(exact, truth), taken, store, built))
-        for oversample in OVERSAMPLES:
-            funnel = Funnel(K, K * oversample, K * oversample, PREFIX)
-            ids, taken = one_by_one(partial(searched, store, funnel), queries)
-            line = row(name, oversample, recall(ids, truth), taken, store, built)
-            if not store.meta.graph and codes == "float":
-                line["as numpy"] = same_sets(ids, by_hand[oversample])
-            table.append(line)
-            if line["recall"] >= 0.999:
-                break
-        if kind == "postgresql" and graph and codes == "half":
-            found |= postgresql_extra(store, queries[0])
-        store.close()
-    return found
+def spread(taken: Any) -> Figures:
+    """Return median and 95th percentile of milliseconds."""
+    return {"p50": float(np.median(taken)), "p95": float(np.percentile(taken, 95))}
 
 
-def row(
-    name: str, oversample: int | None, found: float, taken: Any, store: Store, built: float
-) -> dict[str, Any]:
-    """Return one line of the table."""
-    return {
-        "first stage": name,
-        "oversample": oversample,
-        "recall": found,
-        "p50": float(np.median(taken)),
-        "p95": float(np.percentile(taken, 95)),
-        "bytes": store.bytes(),
-        "build": built,
-    }
+def unshared(work: Callable[[], Any]) -> tuple[Any, bool]:
+    """Return what a call gives, and whether the machine had nothing else to do when it began and ended."""
+    before = idle()
+    found = work()
+    return found, before and idle()
 
 
-def postgresql_extra(store: Any, query: Any) -> dict[str, Any]:
+def idle() -> bool:
+    """Return whether nothing else keeps a tenth of the machine busy."""
+    import psutil
+
+    return bool(psutil.cpu_percent(interval=1.0) < 10)
+
+
+def postgresql_extra(store: Any, query: Any) -> Figures:
     """Return the plan of a search, and the bytes of the prefix's index and of one over whole vectors."""
     plan = store.plan(query, Funnel(K, 10 * K, 10 * K, PREFIX))
     table = store.table
     with store._statements() as run:
         run("set local maintenance_work_mem = '1GB'")
+        run("set local max_parallel_maintenance_workers = 0")
         run(f"create index whole on {table} using hnsw ((embedding::halfvec({DIMS})) halfvec_cosine_ops)")
         run(
             f"create index half_as_long on {table} using hnsw "
@@ -332,38 +346,32 @@ def recombined(base: Any, count: int) -> Iterator[Any]:
         yield cut(base[pairs[:, 0]] + base[pairs[:, 1]], DIMS)
 
 
-def million(arguments: argparse.Namespace) -> dict[str, Any]:
+def million(arguments: argparse.Namespace, _: Figures) -> Iterator[Figures]:
     """Build and search an index of a million vectors."""
     base, queries = data_set(argparse.Namespace(**{**vars(arguments), "set": "sentences"}))
-    steps = [arguments.step] if arguments.step else ["load", "build", "search"]
-    found: dict[str, Any] = {"documents": arguments.million}
+    wanted = steps(arguments, "load", "build", "search")
+    yield {"documents": arguments.million}
     codes = "half" if arguments.store == "postgresql" else "float"
     with place(arguments, arguments.store, "million") as uri:
-        if "load" in steps:
-            store = empty(uri, Meta("", Size(6, DIMS), PREFIX, codes))
-            _, found["load seconds"] = timed(lambda: load(store, base, arguments.million))
-            store.close()
-        if "build" in steps:
-            store = open_store(uri)
-            with store.writing():
-                _, found["build seconds"] = timed(store.finish)
-            found["peak memory MB"] = peak_memory()
-            found["bytes"] = store.bytes()
-            store.close()
-        if "search" in steps:
-            store = open_store(uri)
-            asked = queries[:100]
-            truth, taken = one_by_one(partial(exactly, store), asked)
-            found["exact"] = {"p50": float(np.median(taken)), "p95": float(np.percentile(taken, 95))}
-            found["rows"] = []
-            for oversample in OVERSAMPLES:
-                funnel = Funnel(K, K * oversample, K * oversample, PREFIX)
-                ids, taken = one_by_one(partial(searched, store, funnel), asked)
-                line = {"oversample": oversample, "recall": recall(ids, truth)}
-                line |= {"p50": float(np.median(taken)), "p95": float(np.percentile(taken, 95))}
-                found["rows"].append(line)
-            store.close()
-    return found
+        if "load" in wanted:
+            with contextlib.closing(empty(uri, Meta("", Size(6, DIMS), PREFIX, codes))) as store:
+                _, seconds = timed(lambda: load(store, base, arguments.million))
+            yield {"load seconds": seconds}
+        if "build" in wanted:
+            with contextlib.closing(open_store(uri)) as store, store.writing():
+                (_, seconds), alone = unshared(lambda: timed(store.finish))
+                yield {
+                    "build seconds": seconds,
+                    "machine alone": alone,
+                    "peak memory MB": peak_memory(),
+                    "bytes": store.bytes(),
+                }
+        if "search" in wanted:
+            with contextlib.closing(open_store(uri)) as store:
+                asked = queries[:100]
+                truth, taken = one_by_one(partial(exactly, store), asked)
+                yield {"exact": spread(taken)}
+                yield {"searches": searches(store, asked, truth, None), "memory MB": peak_memory()}
 
 
 def load(store: Store, base: Any, count: int) -> None:
@@ -412,7 +420,7 @@ def texts_of(arguments: argparse.Namespace, name: str) -> list[str]:
     return [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def tune_part(arguments: argparse.Namespace) -> dict[str, Any]:
+def tune_part(arguments: argparse.Namespace, _: Figures) -> Iterator[Figures]:
     """Tune one index for five targets, and say what each choice is worth on held-out queries."""
     from matryoshka2d.search.tuning import cheapest, tune
 
@@ -439,54 +447,67 @@ def tune_part(arguments: argparse.Namespace) -> dict[str, Any]:
     for target in TARGETS:
         one = cheapest(tuned.settings, target)
         lines.append({"target": target, **({} if one is None else asdict(one))})
-    return {"rows": lines, "exact milliseconds": tuned.exact_milliseconds, "queries": len(asked)}
+    yield {"rows": lines, "exact milliseconds": tuned.exact_milliseconds, "queries": len(asked)}
 
 
-def shallow(arguments: argparse.Namespace) -> dict[str, Any]:
+def shallow(arguments: argparse.Namespace, _: Figures) -> Iterator[Figures]:
     """Search SciFact's deep index with queries of 1, 2, 3 and 6 layers: untouched, fitted, trained."""
     from matryoshka2d.inference import open_engine
-    from matryoshka2d.training import FitOptions, fit
 
     corpus, queries, qrels = beir(arguments.data)
-    names, keys = list(queries), list(corpus)
-    folder = cache(arguments)
-    fitted = folder / "fitted"
-    if not fitted.exists():
-        texts = folder / "fit.jsonl"
-        some = sentences(arguments.data, min(10_000, arguments.sentences))
-        texts.write_text("".join(json.dumps({"text": one}) + "\n" for one in some), encoding="utf-8")
-        fit(FitOptions(model="default", data=[str(texts)], output=str(fitted)))
-    models = {"untouched": "default", "fit": str(fitted)}
+    models = {"untouched": "default", "fit": str(cache(arguments) / "fitted")}
     if arguments.trained:
         models["trained"] = arguments.trained
-    rows, lines = vectors(arguments, "scifact"), []
-    with place(arguments, "faiss", "shallow") as uri:
+    if "build" in steps(arguments, "build", "search"):
+        fit_heads(arguments, Path(models["fit"]))
         for kind, model in models.items():
             engine = open_engine(model, "torch", "fp32", "cpu")
-            own = rows if kind != "trained" else engine.embed(list(corpus.values()), Size(6, DIMS))
-            store = empty(uri, Meta("", Size(6, DIMS), PREFIX))
-            fill(store, own)
-            for layers in (1, 2, 3, 6):
-                lines.append(
-                    of_depth(store, engine, layers, list(queries.values()), names, keys, qrels, kind)
-                )
-            store.close()
-    return {"rows": lines, "queries": len(names), "documents": len(keys)}
+            own = engine.embed(list(corpus.values()), Size(6, DIMS))
+            with contextlib.closing(
+                empty(shallow_index(arguments, kind), Meta("", Size(6, DIMS), PREFIX))
+            ) as store:
+                fill(store, own)
+    yield {"queries": len(queries), "documents": len(corpus)}
+    lines: Rows = []
+    if "search" in steps(arguments, "build", "search"):
+        for kind, model in models.items():
+            engine = open_engine(model, "torch", "fp32", "cpu")
+            with contextlib.closing(open_store(shallow_index(arguments, kind))) as store:
+                for layers in (1, 2, 3, 6):
+                    lines.append(of_depth(store, engine, layers, queries, list(corpus), qrels, kind))
+                    yield {"rows": lines}
+
+
+def shallow_index(arguments: argparse.Namespace, kind: str) -> str:
+    """Return where SciFact's index of a model lies."""
+    return f"faiss:{cache(arguments) / f'shallow-{kind}'}"
+
+
+def fit_heads(arguments: argparse.Namespace, folder: Path) -> None:
+    """Fit the model's inner exits to sentences, once."""
+    from matryoshka2d.training import FitOptions, fit
+
+    if folder.exists():
+        return
+    texts = cache(arguments) / "fit.jsonl"
+    some = sentences(arguments.data, min(10_000, arguments.sentences))
+    texts.write_text("".join(json.dumps({"text": one}) + "\n" for one in some), encoding="utf-8")
+    fit(FitOptions(model="default", data=[str(texts)], output=str(folder)))
 
 
 def of_depth(
-    store: Store, engine: Any, layers: int, texts: list[str], names: Any, keys: Any, qrels: Any, kind: str
-) -> dict[str, Any]:
+    store: Store, engine: Any, layers: int, queries: dict[str, str], keys: list[str], qrels: Any, kind: str
+) -> Figures:
     """Measure whole searches, embedding included, with queries of one depth."""
     size, funnel = Size(layers, DIMS), Funnel(K, 20 * K, 20 * K, PREFIX)
 
     def whole(text: str) -> list[str]:
         return store.search(engine.embed([text], size, prompt=""), funnel).ids[0]
 
-    for text in texts[:10]:
+    for text in list(queries.values())[:10]:
         whole(text)
     scores, taken = [], []
-    for name, text in zip(names, texts, strict=True):
+    for name, text in queries.items():
         ids, seconds = timed(partial(whole, text))
         grades = [qrels[name].get(keys[int(row)], 0) for row in ids]
         scores.append(ndcg(grades, qrels[name].values(), K))
@@ -500,46 +521,59 @@ def of_depth(
         "ndcg": 100 * float(np.mean(scores)),
         "low": float(low),
         "high": float(high),
-        "p50": float(np.median(taken)),
-        "p95": float(np.percentile(taken, 95)),
+        **spread(taken),
     }
 
 
-def recut_part(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Cut 384 dims to 128 beside and in place, and compare with an index made anew."""
+def recut_part(arguments: argparse.Namespace, _: Figures) -> Iterator[Figures]:
+    """Cut 384 dims to 128 beside and in place; compare with an index made anew, and with embedding anew."""
     from matryoshka2d.search.recutting import recut
 
-    rows, queries = data_set(argparse.Namespace(**{**vars(arguments), "set": "sentences"}))
+    rows, queries = data_set(arguments)
     queries, narrow = cut(queries[: arguments.queries], 128), cut(rows, 128)
-    with place(arguments, arguments.store, "recut") as uri:
-        copy, fresh = (re.sub(r"recut$", name, uri) for name in ("recut_copy", "recut_fresh"))
-        with contextlib.closing(empty(uri, Meta("", Size(6, DIMS), PREFIX))) as store:
-            _, built = timed(lambda: fill(store, rows))
-        with contextlib.closing(empty(fresh, Meta("", Size(6, 128), 40))) as store:
-            fill(store, narrow)
-            funnel = Funnel(K, 20 * K, 20 * K, 40)
-            expected = [store.search(queries, funnel).ids, store.exact(queries, K)[0]]
-        empty(copy, Meta("", Size(6, 128), 40)).remove()
-        _, beside = timed(lambda: recut(uri, dims=128, to=copy))
-        _, in_place = timed(lambda: recut(uri, dims=128))
-        found = {}
-        for name, address in (("beside", copy), ("in place", uri)):
-            with contextlib.closing(open_store(address)) as store:
-                found[name] = [store.search(queries, funnel).ids, store.exact(queries, K)[0]]
-    return {
-        "documents": len(rows),
-        "build seconds": built,
-        "beside seconds": beside,
-        "in place seconds": in_place,
-        **{
-            f"{name} {what}": same_sets(ids[number], expected[number])
-            for name, ids in found.items()
-            for number, what in enumerate(("funnel as fresh", "exact as fresh"))
-        },
-    }
+    yield {"documents": len(rows), "queries": len(queries)}
+    funnel = Funnel(K, 20 * K, 20 * K, default_prefix(128))
+
+    def found(uri: str) -> tuple[list[list[str]], list[list[str]]]:
+        with contextlib.closing(open_store(uri)) as store:
+            return store.search(queries, funnel).ids, store.exact(queries, K)[0]
+
+    with place(arguments, arguments.store, f"{arguments.set}-recut") as uri:
+        copy, fresh = (re.sub(r"recut$", name, uri) for name in ("copied", "fresh"))
+        if "build" in steps(arguments, "build", "search"):
+            with contextlib.closing(empty(uri, Meta("", Size(6, DIMS), PREFIX))) as store:
+                fill(store, rows)
+            with contextlib.closing(empty(fresh, Meta("", Size(6, 128), funnel.prefix))) as store:
+                fill(store, narrow)
+        if "search" in steps(arguments, "build", "search"):
+            expected = found(fresh)
+            anew = embedding_seconds(arguments)
+            yield {"embedding anew seconds": anew}
+            empty(copy, Meta("", Size(6, 128), funnel.prefix)).remove()
+            for name, to in (("beside", copy), ("in place", None)):
+                _, seconds = timed(partial(recut, uri, dims=128, to=to))
+                ids = found(to or uri)
+                yield {
+                    f"{name} seconds": seconds,
+                    f"{name} of embedding": seconds / anew,
+                    f"{name} funnel as fresh": same_sets(ids[0], expected[0]),
+                    f"{name} exact as fresh": same_sets(ids[1], expected[1]),
+                }
 
 
-def ray(arguments: argparse.Namespace) -> dict[str, Any]:
+def embedding_seconds(arguments: argparse.Namespace, sample: int = 2_000) -> float:
+    """Return how long embedding the documents of a set takes here, from evenly spread ones."""
+    from matryoshka2d.inference import open_engine
+
+    texts = texts_of(arguments, arguments.set)
+    texts = texts[: arguments.sentences] if arguments.set == "sentences" else texts
+    engine = open_engine("default", "torch", "fp32", "cpu")
+    some = [texts[i * len(texts) // sample] for i in range(sample)] if len(texts) > sample else texts
+    engine.embed(some[:200], Size(6, DIMS))
+    return timed(partial(engine.embed, some, Size(6, DIMS)))[1] * len(texts) / len(some)
+
+
+def ray(arguments: argparse.Namespace, _: Figures) -> Iterator[Figures]:
     """Encode the same texts here and on Ray with two workers; see that the files are equal."""
     folder = cache(arguments) / "ray"
     shutil.rmtree(folder, ignore_errors=True)
@@ -567,10 +601,10 @@ def ray(arguments: argparse.Namespace) -> dict[str, Any]:
         (folder / "here" / name).read_bytes() == (folder / "ray" / name).read_bytes() for name in files
     )
     found["overhead"] = (found["ray"] - found["ray start"]) / (found["here"] - found["here start"]) - 1
-    return found
+    yield found
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[argparse.Namespace, Figures], Iterator[Figures]]] = {
     "embed": embed,
     "stores": stores,
     "million": million,
@@ -579,6 +613,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "recut": recut_part,
     "ray": ray,
 }
+OF_A_SET, OF_A_STORE = ("stores", "tune", "recut"), ("stores", "million", "tune", "recut")
 
 
 def main() -> None:
@@ -591,7 +626,7 @@ def main() -> None:
     parser.add_argument("--set", choices=["scifact", "sentences"], default="scifact")
     parser.add_argument("--store", choices=list(VARIANTS))
     parser.add_argument("--step", choices=["load", "build", "search"])
-    parser.add_argument("--trained", help="a model that train made elastic")
+    parser.add_argument("--trained", help="a model that train or distill made elastic")
     parser.add_argument("--model", default="default")
     parser.add_argument("--sentences", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=500)
@@ -600,26 +635,36 @@ def main() -> None:
     parser.add_argument("--postgresql", help="folder of the server's data")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
-    if arguments.part in ("million", "tune", "recut") and arguments.store is None:
+    if arguments.part in OF_A_STORE and arguments.store is None:
         parser.error(f"{arguments.part} needs --store")
-    file = arguments.results / "search.json"
-    parts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if arguments.part != "page":
-        words = [arguments.part]
-        words += [arguments.set] if arguments.part in ("stores", "tune") else []
-        words += [arguments.store] if arguments.store else []
-        name = " ".join(words)
-        figures = PARTS[arguments.part](arguments)
-        before = parts.get(name, {}).get("figures", {}) if arguments.step or arguments.part == "embed" else {}
-        parts[name] = {
-            "command": " ".join(sys.argv[1:]),
-            "machine": facts(),
-            "figures": {**before, **figures},
-        }
-        file.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
-    text = page(parts)
+        measure(arguments)
+    text = page(measured(arguments))
     (arguments.results / "search.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Write what a part gives as soon as it gives it."""
+    name = arguments.part
+    name += f" {arguments.set}" if arguments.part in OF_A_SET else ""
+    name += f" {arguments.store}" if arguments.part in OF_A_STORE else ""
+    figures = measured(arguments).get(name, {}).get("figures", {})
+    for some in PARTS[arguments.part](arguments, figures):
+        figures = {**figures, **some}
+        command = " ".join(word for word in sys.argv[1:] if word not in ("--step", arguments.step))
+        parts = {
+            **measured(arguments),
+            name: {"command": command, "machine": facts(), "figures": figures},
+        }
+        with staged_file(arguments.results / "search.json") as temporary:
+            temporary.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the parts that are there."""
+    file = arguments.results / "search.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 if __name__ == "__main__":

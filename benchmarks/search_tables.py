@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 DIMS, PREFIX = 384, 128
@@ -18,7 +19,8 @@ def page(parts: dict[str, Any]) -> str:
     lines = ["# Search by a prefix and rescoring", ""]
     lines += [
         "Recall is that of the ten nearest of exact search over whole vectors (384 dims); milliseconds are "
-        "those of one query at a time. Every part names its machine and its command.",
+        "those of one query at a time, seconds those of the wall clock. The prefix has 128 dims. Every part "
+        "names its machine and its command; `benchmarks/search.py` says what the words mean.",
         "",
     ]
     for name in sorted(parts):
@@ -37,61 +39,81 @@ def page(parts: dict[str, Any]) -> str:
 
 def _shown(kind: str, figures: dict[str, Any]) -> str:
     if kind == "stores":
-        return "\n\n".join(
-            _of_store(store, figures[store])
-            for store in ("faiss", "postgresql", "qdrant")
-            if store in figures
-        )
+        return _of_store(figures)
     plain = {name: value for name, value in figures.items() if not isinstance(value, (list, dict, str))}
-    text = ", ".join(
-        f"{name} {value:,.3g}" if isinstance(value, float) else f"{name} {value:,}"
-        for name, value in plain.items()
-    )
+    text = ", ".join(f"{name} {_number(value)}" for name, value in plain.items())
     blocks = [text] if text else []
     for name, value in figures.items():
         if isinstance(value, dict):
             blocks.append(f"{name}: " + ", ".join(f"{key} {_number(one)}" for key, one in value.items()))
         if isinstance(value, list) and value:
-            header = [key for key in value[0] if key != "bytes"]
+            header = list(value[0])
             blocks.append(table(header, [[_number(one.get(key)) for key in header] for one in value]))
     return "\n\n".join(blocks)
 
 
-def _of_store(store: str, figures: dict[str, Any]) -> str:
+def _of_store(figures: dict[str, Any]) -> str:
     rows: list[list[object]] = []
-    for one in figures["rows"]:
-        rows.append(
-            [
-                one["first stage"],
-                one["oversample"] or "-",
-                f"{one['recall']:.4f}",
-                f"{one['p50']:.2f}",
-                f"{one['p95']:.2f}",
-                f"{one['bytes']['first stage'] / 1e6:.1f}",
-                f"{sum(one['bytes'].values()) / 1e6:.1f}",
-                f"{one['build']:.1f}",
-                f"{one['as numpy']:.1%}" if "as numpy" in one else "",
-            ]
-        )
-    header = ["first stage", "oversample", "recall@10", "p50 ms", "p95 ms", "first stage MB", "MB", "build s"]
-    text = f"**{store}**\n\n" + table([*header, "as numpy's funnel"], rows)
-    if store == "faiss":
-        flat = figures["rows"][0]["p50"]
-        sure = [one for one in figures["rows"][1:] if one["recall"] >= 0.99]
-        if sure:
-            best = min(sure, key=lambda one: one["p50"])
-            text += (
-                f"\n\nAt a recall of 0.99 the quickest ({best['first stage']}, oversample "
-                f"{best['oversample']}) is {flat / best['p50']:.1f} times as fast as the flat index."
+    exact = figures.get("exact")
+    if exact:
+        rows.append(["none: whole vectors", "", f"{exact['recall']:.4f}", *_times(exact), "", "", "", ""])
+    for name, one in figures["variants"].items():
+        first, every = one["bytes"]["first stage"], sum(one["bytes"].values())
+        built = f"{one['build seconds']:.0f}{'' if one['machine alone'] else ' (beside other work)'}"
+        for own in one.get("searches", []):
+            rows.append(
+                [
+                    name.replace("-", ", "),
+                    own["oversample"],
+                    f"{own['recall']:.4f}",
+                    *_times(own),
+                    f"{first / 1e6:.1f}",
+                    f"{every / 1e6:.1f}",
+                    built,
+                    f"{own['as numpy']:.1%}" if "as numpy" in own else "",
+                ]
             )
-    if "plan" in figures:
-        small, large = figures["prefix index bytes"], figures["whole half index bytes"]
-        text += (
-            f"\n\nThe index over {PREFIX} dims as half takes {small / 1e6:.1f} MB, one over all {DIMS} dims "
-            f"{large / 1e6:.1f} MB ({small / large:.2f}); over {PREFIX // 2} dims "
-            f"{figures['half as long'] / large:.2f}.\n\n```\n{figures['plan']}\n```"
-        )
-    return text
+    header = ["first stage", "oversample", "recall@10", "p50 ms", "p95 ms", "first stage MB", "MB", "build s"]
+    blocks = [f"{figures['documents']:,} documents, {figures['queries']} queries."]
+    blocks.append(table([*header, "as numpy's funnel"], rows))
+    if exact:
+        blocks.append(_quickest(exact, figures["variants"]))
+    for one in figures["variants"].values():
+        if "plan" in one:
+            small, large = one["prefix index bytes"], one["whole half index bytes"]
+            blocks.append(
+                f"The index over {PREFIX} dims as half takes {small:,} bytes, one over all {DIMS} dims "
+                f"{large:,} ({small / large:.4f}); over {PREFIX // 2} dims "
+                f"{one['half as long']:,} ({one['half as long'] / large:.4f}). The plan of a search:"
+            )
+            blocks.append(f"```text\n{short(one['plan'])}\n```")
+    return "\n\n".join(blocks)
+
+
+def _times(one: dict[str, Any]) -> list[str]:
+    return [f"{one['p50']:.2f}", f"{one['p95']:.2f}"]
+
+
+def _quickest(exact: dict[str, Any], variants: dict[str, Any]) -> str:
+    """Say what a recall of 0.99 costs, beside comparing whole vectors."""
+    sure = [
+        (own["p50"], name, own["oversample"])
+        for name, one in variants.items()
+        for own in one.get("searches", [])
+        if own["recall"] >= 0.99
+    ]
+    if not sure:
+        return "No way reaches a recall of 0.99."
+    best, name, oversample = min(sure)
+    return (
+        f"At a recall of 0.99 the quickest ({name.replace('-', ', ')}, oversample {oversample}) is "
+        f"{exact['p50'] / best:.1f} times as fast as comparing whole vectors."
+    )
+
+
+def short(plan: str) -> str:
+    """Return a plan without the numbers of the query's vector."""
+    return re.sub(r"'\[[^\]]*\]'", "'[…]'", plan)
 
 
 def _number(value: Any) -> str:

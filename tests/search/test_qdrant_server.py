@@ -55,3 +55,30 @@ def test_a_collection_of_something_else_is_not_touched(client: QdrantClient) -> 
     client.create_collection("docs", vectors_config={})
     with pytest.raises(UserError, match="is there and is no index"):
         ServerPoints(client, "docs").record()
+
+
+def test_a_server_that_goes_is_one_line_and_the_store_goes_on(
+    client: QdrantClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = ServerPoints(client, "docs")
+    points.create(Meta("", Size(1, 24), 8))
+    store = QdrantStore(points, Meta.from_json(points.record() or ""))
+    store.add(documents(20), unit(20, 24))
+    queries, asked = unit(2, 24, seed=2), Funnel(5, 20, 20, 8)
+    before = store.search(queries, asked).ids
+    # A real client, and nobody at the other end.
+    nobody = QdrantClient(url="http://localhost:1", check_compatibility=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(points, "client", nobody)
+        for work in (
+            lambda: store.add(documents(40), unit(40, 24)),
+            lambda: store.search(queries, asked),
+            lambda: store.exact(queries, 5),
+            lambda: store.delete(["d1"]),
+            lambda: len(store),
+        ):
+            with pytest.raises(UserError, match=r"\AQdrant at docs says: [^\n]+\Z"):
+                work()
+    assert store.search(queries, asked).ids == before
+    store.add(documents(40), unit(40, 24))
+    assert len(store) == 40

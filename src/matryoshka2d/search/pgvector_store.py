@@ -33,6 +33,7 @@ _MOST_EFFORT = 1_000
 _BUILD_MEMORY = "1GB"
 _PATIENCE = 4.0
 """Seconds to wait for the lock: the server sees after one second that a writer was killed."""
+_NO_ROOM = ("No space left on device", "File too large", "Disk quota exceeded")
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 _RECORDS = "matryoshka2d_indexes"
 
@@ -384,9 +385,7 @@ class PgvectorStore(Store):
                     yield self._connection.execute
             except psycopg.Error as error:
                 reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                lost = isinstance(error, psycopg.OperationalError)
-                hint = ": is the server running? Run the command again, and it goes on" if lost else ""
-                raise UserError(f"PostgreSQL says: {reason}{hint}") from error
+                raise UserError(f"PostgreSQL says: {reason}{_way_out(error)}") from error
 
     def _connected(self) -> Any:
         psycopg: Any = importlib.import_module("psycopg")
@@ -404,6 +403,16 @@ class PgvectorStore(Store):
             raise UserError(f"the server has pgvector {found[0]}: install {wanted} or newer")
         adapter.register_vector(connection)
         return connection
+
+
+def _way_out(error: Exception) -> str:
+    """Return what to do about an error of the server, where that is known."""
+    errors: Any = importlib.import_module("psycopg.errors")
+    if isinstance(error, errors.DiskFull) or any(word in str(error) for word in _NO_ROOM):
+        return ": make room on the server's disk and run the command again, and it goes on"
+    if isinstance(error, errors.OperationalError):
+        return ": is the server running? Run the command again, and it goes on"
+    return ""
 
 
 def _parted(address: str) -> tuple[str, str]:
