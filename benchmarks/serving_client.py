@@ -168,7 +168,7 @@ async def verify(target: Target, job: dict[str, Any]) -> dict[str, Any]:
             body = {"model": f"{job['model']}@{size}", "input": [texts[row] for row in rows]}
             payload = target.payload({**body, "encoding_format": "base64" if coded else "float"})
             status, headers, content = await connection.ask(payload)
-            while status == 429:
+            while status in (429, 503):
                 found["asked to come again"] += 1
                 await asyncio.sleep(float(headers["retry-after"]))
                 status, headers, content = await connection.ask(payload)
