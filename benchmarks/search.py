@@ -260,10 +260,16 @@ def stores(arguments: argparse.Namespace, before: Figures) -> Iterator[Figures]:
                 contextlib.closing(open_store(uri)) as store,
             ):
                 if (graph, codes) == VARIANTS[arguments.store][0]:
-                    exact, taken = one_by_one(partial(exactly, store), queries)
-                    yield {"exact": {"recall": recall(exact, truth), **spread(taken)}}
-                found = searches(store, queries, truth, rows)
-            variants[name] = {**variants.get(name, {}), "searches": found}
+                    (exact, taken), alone = unshared(partial(one_by_one, partial(exactly, store), queries))
+                    yield {
+                        "exact": {
+                            "recall": recall(exact, truth),
+                            **spread(taken),
+                            "searched alone": alone,
+                        }
+                    }
+                found, alone = unshared(partial(searches, store, queries, truth, rows))
+            variants[name] = {**variants.get(name, {}), "searches": found, "searched alone": alone}
             yield {"variants": variants}
 
 

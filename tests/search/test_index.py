@@ -371,6 +371,14 @@ def test_a_database_that_goes_is_one_line_and_the_run_goes_on(
         assert index.search("red house", 3)[0].hits == before
 
 
+@pytest.mark.parametrize("place", ["qdrant"], indirect=True)
+def test_a_full_disk_of_qdrants_engine_is_one_line_and_the_run_goes_on(place: Place, source: Source) -> None:
+    uri = place()
+    with largest_file(1_000_000), pytest.raises(UserError, match=r"\AQdrant at [^\n]* says: [^\n]+\Z"):
+        index_documents(FakeEngine(), source(), uri, prefix=16)
+    assert index_documents(FakeEngine(), source(), uri, prefix=16).added == COUNT
+
+
 def test_a_full_disk_of_the_server_is_one_line_and_the_run_goes_on(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
