@@ -60,10 +60,11 @@ def graph_files(
     sizes = [Size(n, encoder.width) for n in range(1, encoder.depth + 1)]
     folder = user_cache("graphs") / fingerprint(encoder)
     if not int8:
-        if not folder.is_dir():
-            with naming_the_cache(), staged_folder(folder) as staged:
+        files = {size.layers: folder / f"{size}.onnx" for size in sizes}
+        if not all(file.is_file() for file in files.values()):
+            with naming_the_cache(), staged_folder(folder, overwrite=True) as staged:
                 _split(exit_graph(encoder, sizes), sizes, staged)
-        return {size.layers: folder / f"{size}.onnx" for size in sizes}
+        return files
     folder = folder.with_name(f"{folder.name}{SUFFIXES['int8']}")
     if calibration:
         needs("onnx", "onnxruntime")
