@@ -23,7 +23,9 @@ def embeddings(given: Any) -> Any:
 
     class Known(Embeddings):
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
-            return [given["vectors"][text] for text in texts]
+            # LangChain's class for Qdrant embeds a text of its own, to see how wide the vectors are.
+        one = next(iter(given["vectors"].values()))
+        return [given["vectors"].get(text, [0.0] * len(one)) for text in texts]
 
         def embed_query(self, text: str) -> list[float]:
             return given["vectors"][text]
