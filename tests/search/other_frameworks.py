@@ -24,8 +24,8 @@ def embeddings(given: Any) -> Any:
     class Known(Embeddings):
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
             # LangChain's class for Qdrant embeds a text of its own, to see how wide the vectors are.
-        one = next(iter(given["vectors"].values()))
-        return [given["vectors"].get(text, [0.0] * len(one)) for text in texts]
+            one = next(iter(given["vectors"].values()))
+            return [given["vectors"].get(text, [0.0] * len(one)) for text in texts]
 
         def embed_query(self, text: str) -> list[float]:
             return given["vectors"][text]
