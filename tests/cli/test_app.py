@@ -82,7 +82,7 @@ def test_it_starts_as_a_module_and_as_a_script(start: list[str]) -> None:
         (["--help"], {"torch", "transformers", "numpy", "pydantic", "matryoshka2d.cli.train"}),
         (["train", "--help"], {"torch", "transformers"}),
     ],
-    ids=" ".join,
+    ids=["list", "command"],
 )
 def test_help_does_not_wait_for_what_it_does_not_need(words: list[str], libraries: set[str]) -> None:
     code = f"""
