@@ -17,6 +17,7 @@ from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.encoder.model_files import file_sha256, files_fingerprint
 from matryoshka2d.errors import UserError
 from matryoshka2d.export.exporter import export_model
+from matryoshka2d.files import user_cache
 from matryoshka2d.inference import encode, open_engine
 from matryoshka2d.inference.onnx_engine import OnnxEngine
 from tests import tiny
@@ -28,6 +29,9 @@ TEXTS = [*tiny.TEXTS, "", "cat " * 200, "A CAT in Überlingen!"]
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MATRYOSHKA2D_CACHE", str(tmp_path / "cache"))
+    for module in ("graphs", "ready_graphs"):
+        # Other tests share one cache for the whole session: see the fixture `graphs`.
+        monkeypatch.setattr(f"matryoshka2d.inference.{module}.user_cache", user_cache)
     return tmp_path / "cache"
 
 
@@ -162,7 +166,7 @@ def test_a_first_vector_from_an_export_imports_no_torch(export: str) -> None:
 
 
 def test_an_export_gives_its_sizes_and_fewer_dims_of_them(export: str) -> None:
-    source = ElasticEncoder(str(Path(export).parent / "model"), device="cpu")
+    source = ElasticEncoder(str(Path(export).parent / "model" / "model"), device="cpu")
     engine = open_engine(export)
     assert (engine.name, engine.precision, engine.device) == ("onnx", "fp32", "cpu")
     assert (engine.depth, engine.width, str(engine.size)) == (4, 32, "4x32")
