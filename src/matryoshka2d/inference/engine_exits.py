@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.inference.engine import Vectors, load
-from matryoshka2d.inference.request_batching import BatchingEngine, Shape, unit_rows
+from matryoshka2d.inference.request_batching import BatchingEngine, unit_rows
+from matryoshka2d.inference.shape import Shape
 from matryoshka2d.inference.tokens import Tokens
 from matryoshka2d.inference.torch_engine import LayersRunner, PackedRunner, open_torch
 from matryoshka2d.size import Size

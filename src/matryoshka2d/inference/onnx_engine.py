@@ -14,7 +14,8 @@ from matryoshka2d.errors import UserError, needs
 from matryoshka2d.inference.engine import Loaded, Vectors
 from matryoshka2d.inference.feeds import feeds
 from matryoshka2d.inference.ready_graphs import SUFFIXES, ReadyGraphs, Start, check_graph
-from matryoshka2d.inference.request_batching import BatchingEngine, Shape
+from matryoshka2d.inference.request_batching import BatchingEngine
+from matryoshka2d.inference.shape import Shape
 from matryoshka2d.inference.tokens import TextTokenizer, Tokens
 from matryoshka2d.size import Size
 

@@ -20,7 +20,7 @@ from matryoshka2d.encoder.saved_tokenizer import SavedTexts, SavedTokenizer
 from matryoshka2d.errors import UserError
 from matryoshka2d.export.signature import PROMPT_LENGTH, export_record, is_onnx_export
 from matryoshka2d.files import staged_folder, user_cache
-from matryoshka2d.inference.request_batching import Shape
+from matryoshka2d.inference.shape import Shape
 from matryoshka2d.size import Size
 
 if TYPE_CHECKING:

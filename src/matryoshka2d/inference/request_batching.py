@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference.engine import Runner, Vectors
 from matryoshka2d.inference.queueing import Job
+from matryoshka2d.inference.shape import Shape
 from matryoshka2d.inference.tokens import Integers, TextTokenizer, Tokens
 from matryoshka2d.inference.workers import Workers
 from matryoshka2d.size import Size
@@ -74,16 +74,6 @@ def padded_batches(lengths: Integers, budget: int, waste: float) -> Iterator[sli
 # Texts tokenized at a time: few at first, so that computing starts at once; later enough of every length.
 _FIRST_CHUNK = 256
 _CHUNK = 8192
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a model offers: its depth, its width, the sizes it shows and the one it gives by default."""
-
-    depth: int
-    width: int
-    size: Size
-    sizes: tuple[Size, ...]
 
 
 class BatchingEngine:

@@ -17,7 +17,8 @@ from matryoshka2d.inference.engine import Loaded, Vectors
 from matryoshka2d.inference.kernels import load_kernels
 from matryoshka2d.inference.packed import Groups, PackedLayers
 from matryoshka2d.inference.pooler import Pooler
-from matryoshka2d.inference.request_batching import BatchingEngine, Shape
+from matryoshka2d.inference.request_batching import BatchingEngine
+from matryoshka2d.inference.shape import Shape
 from matryoshka2d.inference.tokens import TextTokenizer, Tokens
 
 if TYPE_CHECKING:
