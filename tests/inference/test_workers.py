@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from matryoshka2d.inference.tokens import Tokens
 from matryoshka2d.inference.workers import Workers
@@ -169,3 +170,37 @@ def test_jobs_that_were_cancelled_do_not_run() -> None:
     assert jobs[-1].future.result(timeout=10).shape == (1, 4)
     assert runner.batches <= 3
     workers.join()
+
+
+class CountingRunner(SlowRunner):
+    """Notes how many cores torch may use for each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cores: list[int] = []
+
+    def run(self, tokens: Tokens, layers: int) -> np.ndarray:
+        self.cores.append(torch.get_num_threads())
+        return super().run(tokens, layers)
+
+
+def test_batches_side_by_side_get_a_core_each_and_one_alone_gets_more() -> None:
+    usual = torch.get_num_threads()
+    runner = CountingRunner()
+    workers = Workers(runner, threads=2, cores=2)
+    tokens = Tokens(np.arange(8), np.array([8]))
+    try:
+        for job in [workers.submit(tokens, 1) for _ in range(6)]:
+            job.future.result(timeout=30)
+        assert runner.cores == [1] * 6
+        runner.cores.clear()
+        job = workers.submit(tokens, 1, shared=True)
+        job.future.result(timeout=30)
+        assert runner.cores == [2]
+    finally:
+        workers.join()
+    seen: list[int] = []
+    other = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    other.start()
+    other.join()
+    assert seen == [usual] == [torch.get_num_threads()]

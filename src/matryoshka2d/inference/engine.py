@@ -143,7 +143,7 @@ def open_engine(
 
     home = importlib.import_module(f"matryoshka2d.inference.{name}_engine")
     opened: Engine = getattr(home, ENGINES[name])(
-        _as_it_lies(model, name, precision, device, size, pooling, calibration)
+        _light_model(model, name, precision, device, size, pooling, calibration)
         or load(model, device, size, pooling, engine=name),
         precision,
         calibration,
@@ -151,7 +151,7 @@ def open_engine(
     return opened
 
 
-def _as_it_lies(
+def _light_model(
     model: str | Path | ElasticEncoder,
     engine: str,
     precision: str,
@@ -160,7 +160,7 @@ def _as_it_lies(
     pooling: str | None,
     calibration: Sequence[str] | None,
 ) -> SavedModel | ReadyGraphs | None:
-    """Return a model that can run as it lies in its folder, or None where it must be loaded in full."""
+    """Return a model that runs from its files, or None where it must be loaded in full."""
     if not isinstance(model, (str, Path)):
         return None
     if engine == "onnx":

@@ -219,6 +219,7 @@ class BatchingEngine:
         batches = self._batches(tokens)
         shared = shared and len(batches) == 1
         caller = object()
+        # A query alone is not copied.
         part = tokens.take if len(tokens) > 1 else lambda _: tokens
         return [
             (rows, self._workers.submit(part(rows), layers, shared=shared, bulk=bulk, caller=caller))

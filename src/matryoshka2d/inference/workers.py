@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from matryoshka2d.inference.engine import Runner
+from matryoshka2d.inference.engine import Runner, Vectors
 from matryoshka2d.inference.queueing import FairQueue, Job
 from matryoshka2d.inference.tokens import Tokens, join
 
@@ -66,6 +66,9 @@ class Workers:
         self.watch: Callable[[int, int], object] = lambda _texts, _tokens: None
         """Called with the texts and the tokens of every batch, before it runs."""
         self._cores = cores
+        torch = sys.modules.get("torch")
+        self._usual = torch.get_num_threads() if torch is not None else 1
+        """Cores that torch uses elsewhere in the process."""
         self._running = 0
         self._running_tokens = 0
         """Tokens of the batches of prompt jobs that run."""
@@ -139,15 +142,23 @@ class Workers:
         started.wait()
         while jobs := self._next():
             live = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-            if live:
-                self._run(live)
+            results = self._results(live) if live else []
             with self._changed:
                 self._running -= 1
                 self._running_tokens -= 0 if jobs[0].bulk else _tokens_of(jobs)
                 self._jobs.done(jobs[0])
-                if jobs[0].bulk:
+                if not self._running:
+                    # Nobody waits for company of a batch that has ended.
+                    self._changed.notify_all()
+                elif jobs[0].bulk:
                     # Another worker may have left a bulk job alone because of this one.
                     self._changed.notify()
+            # Told when the worker is free: a caller's next job must not find it busy.
+            for job, result in results:
+                if isinstance(result, BaseException):
+                    job.future.set_exception(result)
+                else:
+                    job.future.set_result(result)
 
     def _next(self) -> list[Job]:
         """Return the next job with the waiting ones that fit into its batch; none when it is time to end."""
@@ -161,7 +172,7 @@ class Workers:
             self._running_tokens += 0 if first.bulk else _tokens_of(jobs)
             # The batches of a long call are not spread: others follow them.
             alone = first.shared and self._running == 1 and not len(self._jobs)
-        _take_cores(min(self._cores, _tokens_of(jobs) // _TOKENS_A_CORE) if alone else 1)
+        _take_cores(min(self._cores, _tokens_of(jobs) // _TOKENS_A_CORE) if alone else 1, self._usual)
         return jobs
 
     def _with_company(self, first: Job) -> list[Job]:
@@ -198,35 +209,32 @@ class Workers:
         longest, shortest = (pick([pick(one.tokens.lengths) for one in (job, other)]) for pick in (max, min))
         return bool(longest <= _LENGTHS_APART * shortest)
 
-    def _run(self, jobs: list[Job]) -> None:
+    def _results(self, jobs: Sequence[Job]) -> list[tuple[Job, Vectors | BaseException]]:
         """Run jobs as one batch; if that fails, each alone, so that only those fail that must."""
         begun = time.perf_counter()
         # By length: texts of one length attend together.
         jobs = sorted(jobs, key=lambda job: job.tokens.lengths[0])
-        tokens = join([job.tokens for job in jobs])
-        self.watch(len(tokens), len(tokens.ids))
         try:
+            tokens = join([job.tokens for job in jobs])
+            self.watch(len(tokens), len(tokens.ids))
             vectors = self.runner.run(tokens, jobs[0].layers)
         except BaseException as error:  # the caller must hear of whatever went wrong
-            if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
-                return
-            for job in jobs:
-                self._run([job])
-            return
+            if len(jobs) > 1:
+                return [result for job in jobs for result in self._results([job])]
+            results: list[Vectors | BaseException] = [error]
+        else:
+            results = [*np.split(vectors, np.cumsum([len(job.tokens) for job in jobs])[:-1])]
         ended = time.perf_counter()
-        for job, own in zip(
-            jobs, np.split(vectors, np.cumsum([len(job.tokens) for job in jobs])[:-1]), strict=True
-        ):
+        for job in jobs:
             job.begun, job.ended = begun, ended
-            job.future.set_result(own)
+        return list(zip(jobs, results, strict=True))
 
 
 def _tokens_of(jobs: Sequence[Job]) -> int:
     return sum(len(job.tokens.ids) for job in jobs)
 
 
-def _take_cores(count: int) -> None:
+def _take_cores(count: int, usual: int) -> None:
     """Let torch use so many cores for what the calling thread runs; nothing where torch is not loaded."""
     torch = sys.modules.get("torch")
     if torch is None:
@@ -234,3 +242,9 @@ def _take_cores(count: int) -> None:
     # Asked first, for a thread's first use of torch takes the number of the process, whatever was set before.
     if torch.get_num_threads() != max(1, count):
         torch.set_num_threads(max(1, count))
+        # That set the number of the process too, which threads to come take: another thread puts it back.
+        other = threading.Thread(target=torch.set_num_threads, args=(usual,))
+        # Where Python is ending, no thread can be started, and none comes that could care.
+        with contextlib.suppress(RuntimeError):
+            other.start()
+            other.join()
