@@ -56,9 +56,9 @@ def test_cpu_without_units(monkeypatch):
 def test_older_torch_asks_the_kernel(monkeypatch, tmp_path, line, expected):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor : 0\n{line}\n")
-    kernel_flags = precision._kernel_flags
+    kernel_flags = precision.kernel_flags
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    monkeypatch.setattr(precision, "_kernel_flags", lambda: kernel_flags(cpuinfo))
+    monkeypatch.setattr(precision, "kernel_flags", lambda: kernel_flags(cpuinfo))
     assert bf16_units("cpu") == expected
 
 
@@ -66,9 +66,9 @@ def test_nothing_known_is_fp32(monkeypatch, tmp_path):
     def refuse() -> None:
         raise RuntimeError("no detection in this build")
 
-    kernel_flags = precision._kernel_flags
+    kernel_flags = precision.kernel_flags
     monkeypatch.setattr(torch.cpu, "get_capabilities", refuse, raising=False)
-    monkeypatch.setattr(precision, "_kernel_flags", lambda: kernel_flags(tmp_path / "absent"))
+    monkeypatch.setattr(precision, "kernel_flags", lambda: kernel_flags(tmp_path / "absent"))
     assert best_precision("cpu").name == "fp32"
 
 

@@ -118,14 +118,14 @@ def test_they_are_never_required(
     elif hindrance == "compiler":
         monkeypatch.setenv("CC", "no-such-compiler")
     elif hindrance == "units":
-        monkeypatch.setattr(kernels, "processor_flags", frozenset)
+        monkeypatch.setattr(kernels, "kernel_flags", frozenset)
     elif hindrance == "library":  # as on processors without AVX-512
         monkeypatch.setenv(kernels.SWITCH, "0")
         monkeypatch.setattr(packed, "library_has_bf16", lambda: False)
     else:
         (tmp_path / "broken.c").write_text("this is not C")
         monkeypatch.setattr(kernels, "_SOURCE", tmp_path / "broken.c")
-        monkeypatch.setattr(kernels, "processor_flags", lambda: frozenset({"avx512_bf16"}))
+        monkeypatch.setattr(kernels, "kernel_flags", lambda: frozenset({"avx512_bf16"}))
     load_kernels.cache_clear()
     try:
         assert load_kernels() is None

@@ -40,7 +40,8 @@ EngineName = Annotated[
     str, typer.Option(help="torch or onnx. Default: the saved or usual one of this machine.")
 ]
 PrecisionChoice = Annotated[
-    str, typer.Option(help="fp32, bf16, fp16 or int8. Default: the fastest that this machine does well.")
+    str,
+    typer.Option(help="fp32, bf16, fp16, int16 or int8. Default: the fastest that this machine does well."),
 ]
 
 

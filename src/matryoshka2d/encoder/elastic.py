@@ -23,6 +23,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from matryoshka2d.encoder import architectures, default_model, loading
+from matryoshka2d.encoder.cores import side_by_side
 from matryoshka2d.encoder.finite import check_finite, check_weights
 from matryoshka2d.encoder.heads import ExitHeads, identity_dense
 from matryoshka2d.encoder.hub import hub_arguments
@@ -478,7 +479,6 @@ class ElasticEncoder(SentenceTransformer):
         modules = [module for module in self if not isinstance(module, _ASIDE)]
         return isinstance(modules[-1], Normalize)
 
-    @torch.inference_mode()
     def exits(
         self,
         texts: Sequence[str],
@@ -521,11 +521,19 @@ class ElasticEncoder(SentenceTransformer):
         results = {n: np.empty((len(texts), self.width), dtype=np.float32) for n in wanted}
         self.eval()
         prompt = self._resolve_prompt(prompt, prompt_name)
-        for rows, batch in _batches(texts, self.token_counts(texts), batch_size, show_progress_bar):
-            features = self.preprocess(batch, prompt=prompt)
+        batches = _batches(texts, self.token_counts(texts), batch_size, show_progress_bar)
+        prepared = ((rows, self.preprocess(batch, prompt=prompt)) for rows, batch in batches)
+
+        @torch.inference_mode()
+        def embed(item: tuple[np.ndarray, dict[str, Any]]) -> None:
+            rows, features = item
             features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
             for n, vectors in self.exit_vectors(features, wanted).items():
                 results[n][rows] = cut(vectors, self.width).float().cpu().numpy()
+
+        alone = self.device.type != "cpu" or len(texts) <= batch_size
+        for _ in map(embed, prepared) if alone else side_by_side(embed, prepared):
+            pass
         for found in results.values():
             check_finite(found, texts)
         return results

@@ -151,7 +151,7 @@ def processor_flags() -> frozenset[str]:
     capabilities = _torch_capabilities()
     if capabilities:
         return frozenset(name for name, value in capabilities.items() if value is True)
-    return _kernel_flags()
+    return kernel_flags()
 
 
 def _torch_capabilities() -> Mapping[str, Any]:
@@ -167,7 +167,8 @@ def _torch_capabilities() -> Mapping[str, Any]:
         return {}
 
 
-def _kernel_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+def kernel_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Return what the CPU can do, as Linux says; nothing on other systems."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux: nothing is known, and fp32 is never wrong

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from matryoshka2d.encoder.precision import best_precision
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference.engine import ENGINES, Engine, Vectors, open_engine
+from matryoshka2d.inference.kernels import load_kernels
 from matryoshka2d.size import Size
 
 AGREEMENT = 0.999
@@ -126,7 +127,7 @@ def benchmark(
     engines
         Names of engines. One whose library is missing is left out, and said so.
     precisions
-        By default fp32, bf16 where the processor has units for it, and int8.
+        By default fp32, bf16 where the processor has units for it, int16 where it runs, and int8.
     device
         For torch; the other engines run on the CPU.
     pooling
@@ -191,12 +192,21 @@ def _combinations(
     """Yield what makes sense: bf16 only with units for it, fp16 on a GPU, int8 where an engine has it."""
     bf16 = best_precision(device or "auto").name == "bf16"
     has = {
-        "torch": ["fp32", *(["bf16"] if bf16 else []), *(["fp16"] if str(device).startswith("cuda") else [])],
+        "torch": [
+            "fp32",
+            *(["bf16"] if bf16 else []),
+            *(["int16"] if load_kernels("int16") is not None else []),
+            *(["fp16"] if str(device).startswith("cuda") else []),
+        ],
         "onnx": ["fp32", "int8"],
     }
     for engine in engines:
         for precision in has[engine] if precisions is None else precisions:
-            if precisions is None or engine not in has or precision in (*has[engine], "bf16", "fp16"):
+            if (
+                precisions is None
+                or engine not in has
+                or precision in (*has[engine], "bf16", "fp16", "int16")
+            ):
                 yield engine, precision
 
 

@@ -80,7 +80,7 @@ class Engine(Protocol):
 ENGINES: Mapping[str, str] = {"torch": "open_torch", "onnx": "open_onnx"}
 """Name → the function of the module ``<name>_engine`` that opens it."""
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int16", "int8")
 """What a user may choose; not every engine has every one."""
 
 
@@ -104,9 +104,10 @@ def open_engine(
         ``"torch"`` or ``"onnx"``; ``"auto"`` takes torch, or what
         ``matryoshka2d benchmark --save`` found to be fastest for this model on this machine.
     precision
-        ``"fp32"``, ``"bf16"``, ``"fp16"`` (torch on a GPU) or ``"int8"`` (onnx). ``"auto"``
-        takes bf16 where the engine has it and the processor has units for it, and fp32 elsewhere. Name one
-        for vectors that are equal between machines.
+        ``"fp32"``, ``"bf16"``, ``"fp16"`` (torch on a GPU), ``"int16"`` (torch, BERT-like models on
+        processors with AVX2) or ``"int8"`` (onnx). ``"auto"`` takes bf16 where the engine has it and the
+        processor has units for it, else int16 where it runs, which agrees with fp32 to a cosine of 0.9999,
+        and fp32 elsewhere. Name one for vectors that are equal between machines.
     device
         ``"cpu"``, ``"cuda"``, ``"mps"``; by default the best there is. onnx runs on the CPU.
     size

@@ -1,9 +1,9 @@
-"""Compiled linear maps, attention, embeddings and LayerNorm for bf16, where a machine allows; never required.
+"""Compiled linear maps, attention, embeddings and LayerNorm for bf16 and int16, where a machine allows.
 
 Short texts leave a library's kernels mostly idle: a softmax over eleven scores is all overhead, and so is
 making ready a matrix product of a shape not seen before. The C file beside this one does attention in one
 pass over the queries, keys and values as they lie in memory, and a linear map with what follows it in
-another. It is compiled once, into the user's cache, in a few seconds.
+another. It is compiled once, into the user's cache, in a few seconds; `integers` has the one for int16.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from matryoshka2d.encoder.precision import processor_flags
+from matryoshka2d.encoder.precision import kernel_flags
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import staged_file, user_cache
+from matryoshka2d.inference.integers import IntegerKernels
 
 SWITCH = "MATRYOSHKA2D_KERNELS"
 """Environment variable: ``0`` leaves the compiled kernels out."""
 
 _SOURCE = Path(__file__).with_suffix(".c")
+_INTEGERS = Path(__file__).with_name("integers.c")
 _FLAGS = ("-O3", "-march=native", "-fno-strict-aliasing", "-shared", "-fPIC")
 _WIDTHS = (32, 64)
 # Up to this length vector registers beat the matrix unit (AMX).
@@ -172,21 +174,32 @@ class Kernels:
         return out
 
 
-@lru_cache(maxsize=1)
-def load_kernels() -> Kernels | None:
-    """Return the compiled kernels, or None where this machine has no use for them or cannot make them."""
+@lru_cache(maxsize=2)
+def load_kernels(precision: str = "bf16") -> Kernels | IntegerKernels | None:
+    """Return the compiled kernels of a precision, or None where this machine has no use for them.
+
+    Parameters
+    ----------
+    precision
+        ``"bf16"`` or ``"int16"``; others have none.
+    """
     compiler = shutil.which(os.environ.get("CC", "cc"))
-    if os.environ.get(SWITCH) == "0" or compiler is None or "avx512_bf16" not in processor_flags():
+    needed = {"bf16": {"avx512_bf16"}, "int16": {"avx2", "fma"}}.get(precision)
+    if os.environ.get(SWITCH) == "0" or compiler is None or needed is None:
+        return None
+    if not needed <= kernel_flags():
         return None
     try:
-        return Kernels(_compiled(compiler))
+        if precision == "int16":
+            return IntegerKernels(_compiled(compiler, _INTEGERS))
+        return Kernels(_compiled(compiler, _SOURCE))
     except (OSError, subprocess.SubprocessError, UserError, AttributeError) as error:
         logger.info("kernels are left out, torch's own are used: %s", error)
         return None
 
 
-def _compiled(compiler: str) -> Path:
-    source = _SOURCE.read_bytes()
+def _compiled(compiler: str, file: Path) -> Path:
+    source = file.read_bytes()
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
     processor = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
     model = [line for line in processor.splitlines() if line.startswith(("flags", "model name"))]
@@ -194,6 +207,6 @@ def _compiled(compiler: str) -> Path:
     library = user_cache("kernels") / f"{digest.hexdigest()[:16]}.so"
     if not library.is_file():
         with staged_file(library) as temporary:
-            command = [compiler, *_FLAGS, "-o", str(temporary), str(_SOURCE)]
+            command = [compiler, *_FLAGS, "-o", str(temporary), str(file)]
             subprocess.run(command, capture_output=True, check=True, timeout=120)
     return library

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from torch.nn import functional
 
 from matryoshka2d.encoder.architectures import PostNormParts, architecture_of, layers_of
 from matryoshka2d.encoder.saved_model import SavedModel
+from matryoshka2d.inference.integers import IntegerKernels
 from matryoshka2d.inference.kernels import Kernels
 from matryoshka2d.inference.tokens import Tokens
 
+AnyKernels = Kernels | IntegerKernels
 Weight = Callable[[str], Tensor]
 """Name of a weight in the base model → the weight."""
 
@@ -59,7 +61,7 @@ class PackedLayers:
     """
 
     def __init__(
-        self, model: nn.Module | SavedModel, dtype: torch.dtype, kernels: Kernels | None = None
+        self, model: nn.Module | SavedModel, dtype: torch.dtype, kernels: AnyKernels | None = None
     ) -> None:
         config: Any = model.config
         architecture = architecture_of(config)
@@ -78,7 +80,9 @@ class PackedLayers:
         self.layers = [_Layer(weights, path, parts, parts.eps(config), dtype, kernels) for path in paths]
 
     @classmethod
-    def of(cls, model: nn.Module, dtype: torch.dtype, kernels: Kernels | None = None) -> PackedLayers | None:
+    def of(
+        cls, model: nn.Module, dtype: torch.dtype, kernels: AnyKernels | None = None
+    ) -> PackedLayers | None:
         """Return the packed form of a model, or None where its architecture has none."""
         parts = architecture_of(model.config).post_norm
         return cls(model, dtype, kernels) if parts is not None and parts.fits(model.config) else None
@@ -133,10 +137,10 @@ class _Embeddings:
     def bytes(self) -> int:
         return sum(table.nbytes for table in (self.word, self.position))
 
-    def __call__(self, tokens: Tokens, groups: Groups, kernels: Kernels | None) -> Tensor:
+    def __call__(self, tokens: Tokens, groups: Groups, kernels: AnyKernels | None) -> Tensor:
         ids = torch.from_numpy(tokens.ids)
         positions = self._positions(tokens, ids, groups)
-        if kernels is not None and kernels.normalizes(self.dtype, self.word.shape[1]):
+        if isinstance(kernels, Kernels) and kernels.normalizes(self.dtype, self.word.shape[1]):
             tables = (self.word, self.position)
             return kernels.embed(ids, positions, tables, self.norm.exact, self.norm.eps)
         return self.norm(self.word[ids] + self.position[positions], None).to(self.dtype)
@@ -164,7 +168,7 @@ class _Layer:
         parts: PostNormParts,
         eps: float,
         dtype: torch.dtype,
-        kernels: Kernels | None,
+        kernels: AnyKernels | None,
     ) -> None:
         def linear(*names: str) -> _Linear:
             return _Linear(weights, [f"{path}.{name}" for name in names], dtype, kernels)
@@ -186,7 +190,7 @@ class _Layer:
         groups: Groups,
         buckets: Sequence[_Bucket],
         heads: int,
-        kernels: Kernels | None,
+        kernels: AnyKernels | None,
     ) -> Tensor:
         attended = _attention(self.qkv(states), groups, buckets, heads, kernels)
         states = self.attention_norm(self.attention_output.plus(attended, states), kernels)
@@ -243,7 +247,7 @@ def _bucket(spans: Sequence[tuple[int, int, int]]) -> _Bucket:
 
 
 def _attention(
-    qkv: Tensor, groups: Groups, buckets: Sequence[_Bucket], heads: int, kernels: Kernels | None
+    qkv: Tensor, groups: Groups, buckets: Sequence[_Bucket], heads: int, kernels: AnyKernels | None
 ) -> Tensor:
     """Return attention [rows, hidden] of queries, keys and values [rows, 3 hidden]."""
     hidden = qkv.shape[1] // 3
@@ -289,8 +293,8 @@ class _Norm:
         self.weight, self.bias = (tensor.to(dtype) for tensor in self.exact)
         self.eps = eps
 
-    def __call__(self, states: Tensor, kernels: Kernels | None) -> Tensor:
-        if kernels is not None and kernels.normalizes(states.dtype, states.shape[1]):
+    def __call__(self, states: Tensor, kernels: AnyKernels | None) -> Tensor:
+        if isinstance(kernels, Kernels) and kernels.normalizes(states.dtype, states.shape[1]):
             return kernels.layer_norm(states, self.exact, self.eps)
         return functional.layer_norm(states, self.weight.shape, self.weight, self.bias, self.eps)
 
@@ -303,12 +307,12 @@ class _Linear:
     """
 
     def __init__(
-        self, weights: Weight, paths: Sequence[str], dtype: torch.dtype, kernels: Kernels | None
+        self, weights: Weight, paths: Sequence[str], dtype: torch.dtype, kernels: AnyKernels | None
     ) -> None:
-        self.weight = _copy(torch.cat([weights(f"{path}.weight") for path in paths]), dtype)
+        self.weight: Any = _copy(torch.cat([weights(f"{path}.weight") for path in paths]), dtype)
         self.bias = _copy(torch.cat([weights(f"{path}.bias") for path in paths]), dtype)
         outputs, inputs = self.weight.shape
-        self.kernels = kernels if kernels is not None and kernels.maps(dtype, inputs, outputs) else None
+        self.kernels: Any = kernels if kernels is not None and kernels.maps(dtype, inputs, outputs) else None
         has_library: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         self.fused = has_library and multiplied_in(dtype) == dtype
         if self.kernels is None:
@@ -321,13 +325,13 @@ class _Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.kernels is not None:
-            return self.kernels.linear(x, self.weight, self.bias)
+            return cast(Tensor, self.kernels.linear(x, self.weight, self.bias))
         return self._pointwise(x, "none") if self.fused else self._plain(x).to(x.dtype)
 
     def gelu(self, x: Tensor) -> Tensor:
         """Return GELU of the map."""
         if self.kernels is not None:
-            return self.kernels.linear(x, self.weight, self.bias, "gelu")
+            return cast(Tensor, self.kernels.linear(x, self.weight, self.bias, "gelu"))
         if self.fused:
             return self._pointwise(x, "gelu")
         return functional.gelu(self._plain(x)).to(x.dtype)
@@ -335,7 +339,7 @@ class _Linear:
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """Return the map of `x`, plus `other`."""
         if self.kernels is not None:
-            return self.kernels.linear(x, self.weight, self.bias, "add", other)
+            return cast(Tensor, self.kernels.linear(x, self.weight, self.bias, "add", other))
         if self.fused:
             added: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
             return added

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from matryoshka2d.encoder import architectures
-from matryoshka2d.encoder.precision import resolve_precision
+from matryoshka2d.encoder.precision import best_precision, resolve_precision
 from matryoshka2d.encoder.saved_model import SavedModel
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference.engine import Loaded, Vectors
@@ -24,7 +24,8 @@ from matryoshka2d.inference.tokens import TextTokenizer, Tokens
 if TYPE_CHECKING:
     from matryoshka2d.encoder.elastic import ElasticEncoder
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int16": torch.float32}
+"""What states are kept in."""
 # Tokens a batch. On a CPU a batch of one core should stay in its cache; a GPU wants much more at once.
 _CPU_BUDGET = 1024
 _GPU_BUDGET = 32768
@@ -40,7 +41,7 @@ def open_torch(
     if isinstance(model, SavedModel):
         return _open_saved(model, precision)
     encoder = model.encoder
-    chosen = resolve_precision(precision, str(encoder.device)).name
+    chosen = _resolved(precision, str(encoder.device), encoder.base.config)
     shape = Shape(encoder.depth, encoder.width, encoder.size, encoder.sizes)
     tokenizer = TextTokenizer(encoder)
     on_cpu = encoder.device.type == "cpu"
@@ -53,9 +54,36 @@ def open_torch(
     return BatchingEngine(runner, tokenizer, shape, threads=cores, cores=cores)
 
 
+def _resolved(precision: str, device: str, config: Any) -> str:
+    """Return the precision that a user chose, or for ``"auto"`` the fastest that agrees with fp32."""
+    if precision not in ("auto", "int16"):
+        return resolve_precision(precision, device).name
+    usual = best_precision(device).name
+    if precision == "auto" and usual != "fp32":
+        return usual
+    parts = architectures.architecture_of(config).post_norm
+    why = next(
+        (
+            reason
+            for reason, missing in (
+                ("the model runs on a CPU", device != "cpu"),
+                ("the model is BERT-like", parts is None or not parts.fits(config)),
+                ("the processor has AVX2 and there is a C compiler", load_kernels("int16") is None),
+            )
+            if missing
+        ),
+        None,
+    )
+    if why is None:
+        return "int16"
+    if precision == "auto":
+        return usual
+    raise UserError(f"int16 runs where {why}: choose auto, fp32 or bf16")
+
+
 def packed_runner(encoder: ElasticEncoder, precision: str) -> PackedRunner | None:
     """Return what runs a model, and its shallow tower, without padding; None for most architectures."""
-    layers = PackedLayers.of(encoder.base, _DTYPES[precision], load_kernels())
+    layers = PackedLayers.of(encoder.base, _DTYPES[precision], load_kernels(precision))
     if layers is None:
         return None
     tower = None if encoder.tower is None else packed_runner(encoder.tower, precision)
@@ -63,7 +91,7 @@ def packed_runner(encoder: ElasticEncoder, precision: str) -> PackedRunner | Non
 
 
 def _open_saved(model: SavedModel, precision: str) -> BatchingEngine:
-    chosen = resolve_precision(precision, "cpu").name
+    chosen = _resolved(precision, "cpu", model.config)
     shape = Shape(model.depth, model.width, model.size, model.sizes)
     runner: Any = _saved_runner(model, chosen)
     cores = torch.get_num_threads()
@@ -71,7 +99,7 @@ def _open_saved(model: SavedModel, precision: str) -> BatchingEngine:
 
 
 def _saved_runner(model: SavedModel, precision: str) -> PackedRunner:
-    layers = PackedLayers(model, _DTYPES[precision], load_kernels())
+    layers = PackedLayers(model, _DTYPES[precision], load_kernels(precision))
     tower = None if model.tower is None else _saved_runner(model.tower, precision)
     return PackedRunner(Pooler.of_saved(model), layers, precision, tower)
 

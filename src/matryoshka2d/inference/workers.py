@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from matryoshka2d.encoder.cores import take_cores
 from matryoshka2d.inference.engine import Runner, Vectors
 from matryoshka2d.inference.queueing import FairQueue, Job
 from matryoshka2d.inference.tokens import Tokens, join
@@ -172,7 +173,7 @@ class Workers:
             self._running_tokens += 0 if first.bulk else _tokens_of(jobs)
             # The batches of a long call are not spread: others follow them.
             alone = first.shared and self._running == 1 and not len(self._jobs)
-        _take_cores(min(self._cores, _tokens_of(jobs) // _TOKENS_A_CORE) if alone else 1, self._usual)
+        take_cores(min(self._cores, _tokens_of(jobs) // _TOKENS_A_CORE) if alone else 1, self._usual)
         return jobs
 
     def _with_company(self, first: Job) -> list[Job]:
@@ -232,19 +233,3 @@ class Workers:
 
 def _tokens_of(jobs: Sequence[Job]) -> int:
     return sum(len(job.tokens.ids) for job in jobs)
-
-
-def _take_cores(count: int, usual: int) -> None:
-    """Let torch use so many cores for what the calling thread runs; nothing where torch is not loaded."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return
-    # Asked first, for a thread's first use of torch takes the number of the process, whatever was set before.
-    if torch.get_num_threads() != max(1, count):
-        torch.set_num_threads(max(1, count))
-        # That set the number of the process too, which threads to come take: another thread puts it back.
-        other = threading.Thread(target=torch.set_num_threads, args=(usual,))
-        # Where Python is ending, no thread can be started, and none comes that could care.
-        with contextlib.suppress(RuntimeError):
-            other.start()
-            other.join()

@@ -56,7 +56,7 @@ def same_chance(seed: int, device: torch.device) -> Iterator[None]:
     """Let all processes draw the same random numbers; afterwards each goes on with its own.
 
     Dropout differs between processes, as it does between the rows of a batch. What the loss itself draws must
-    not: the processes would differentiate different functions. One process draws on as it would.
+    not: the processes would differentiate different functions.
 
     Parameters
     ----------
@@ -65,9 +65,6 @@ def same_chance(seed: int, device: torch.device) -> Iterator[None]:
     device
         Where the loss is computed.
     """
-    if processes() == 1:
-        yield
-        return
     with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
         torch.manual_seed(seed)
         yield

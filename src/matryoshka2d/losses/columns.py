@@ -6,6 +6,7 @@ run in a few groups of similar length. Sums over the batch come out the same; th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from matryoshka2d.encoder.architectures import Wrapped
 from matryoshka2d.losses.gradient_cache import replayed
+from matryoshka2d.losses.lanes import run_in_lanes
 
 if TYPE_CHECKING:
     from matryoshka2d.encoder import ElasticEncoder
@@ -25,8 +27,8 @@ ExitVectors = Callable[[dict[str, Any], Sequence[int]], dict[int, Tensor]]
 Grouping = Callable[[Tensor], Sequence[Tensor]]
 """Tokens of each text [texts] → the rows of each group."""
 
-# Fewer texts together pad less, more fill the processor better: on two cores 64 did no better than 48.
-_ROWS_ON_CPU = 48
+# Fewer texts together pad less and divide better among cores, more fill a core better.
+_ROWS_ON_CPU = 24
 # A GPU waits for a group's kernels longer than for what they pad; but one long text must not pad all others.
 _STRETCH, _FREE_TOKENS = 3, 16
 
@@ -38,6 +40,7 @@ def exit_columns(
     rows_per_group: int | None = None,
     mini_batch_tokens: int | None = None,
     table: nn.Embedding | None = None,
+    weights: Sequence[Tensor] = (),
 ) -> dict[int, list[Tensor]]:
     """Return the exit vectors of every column of a batch.
 
@@ -50,7 +53,7 @@ def exit_columns(
     layers
         The exits to read.
     rows_per_group
-        Texts that run together; groups hold texts of similar length. Default 48; on a GPU as many as are
+        Texts that run together; groups hold texts of similar length. Default 24; on a GPU as many as are
         not too unlike in length, see `by_stretch`.
     mini_batch_tokens
         Tokens that run together, padding included, instead of `rows_per_group`. Groups then leave nothing in
@@ -58,6 +61,9 @@ def exit_columns(
     table
         Where the words are looked up, once for all groups: the features then hold them as `Words` under
         ``words``. None, the default, leaves it to every group.
+    weights
+        The parameters that `run` learns. Where they are given, on a CPU, groups run side by side, one a core:
+        see `losses.lanes`. Not with `mini_batch_tokens`, which is there to hold one group at a time.
 
     Returns
     -------
@@ -66,6 +72,7 @@ def exit_columns(
     """
     on_cpu = columns[0]["attention_mask"].device.type == "cpu"
     groups = _grouping(on_cpu, rows_per_group, mini_batch_tokens)
+    in_lanes = on_cpu and mini_batch_tokens is None and torch.is_grad_enabled()
     if mini_batch_tokens is not None:
         run = replayed(run)
     results: dict[int, list[Tensor]] = {n: [torch.empty(0)] * len(columns) for n in layers}
@@ -76,7 +83,7 @@ def exit_columns(
         words = Words(table, [merged["input_ids"] for merged in parts])
         parts = [{**merged, "words": words} for merged in parts]
     for members, merged, rows in zip(mergeable, parts, divided, strict=True):
-        vectors = _run_in_groups(run, merged, layers, rows)
+        vectors = _run_in_groups(run, merged, layers, rows, weights if in_lanes else ())
         sizes = [len(columns[i]["attention_mask"]) for i in members]
         for n in layers:
             for i, part in zip(members, torch.split(vectors[n], sizes), strict=True):
@@ -96,7 +103,13 @@ def run_columns(
     It is what `ElasticEncoder.forward` takes as ``run``, with the last two arguments bound.
     """
     table = table_of(model.base)
-    return exit_columns(model.exit_vectors, columns, layers, rows_per_group, mini_batch_tokens, table)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    if getattr(model.base, "is_gradient_checkpointing", False):
+        # Layers that run again in the backward pass must draw the masks that they drew.
+        weights = []
+    return exit_columns(
+        model.exit_vectors, columns, layers, rows_per_group, mini_batch_tokens, table, weights
+    )
 
 
 def _grouping(on_cpu: bool, rows_per_group: int | None, mini_batch_tokens: int | None) -> Grouping:
@@ -194,10 +207,28 @@ def _run_in_groups(
     merged: Features,
     layers: Sequence[int],
     groups: Sequence[Tensor],
+    weights: Sequence[Tensor] = (),
 ) -> dict[int, Tensor]:
-    outputs = [run(_take(merged, rows), layers) for rows in groups]
+    parts = [_take(merged, rows) for rows in groups]
+    if weights:
+        words = merged.get("words")
+        own = [] if words is None else [words.vectors]
+        costs = [part["attention_mask"].numel() for part in parts]
+        ran = run_in_lanes([partial(_run_group, run, part, layers) for part in parts], costs, weights, own)
+    else:
+        ran = [_run_group(run, part, layers, []) for part in parts]
     back = torch.argsort(torch.cat(list(groups)))
-    return {n: torch.cat([output[n].float() for output in outputs])[back] for n in layers}
+    return {n: torch.cat(vectors)[back] for n, vectors in zip(layers, zip(*ran, strict=True), strict=True)}
+
+
+def _run_group(
+    run: ExitVectors, part: dict[str, Any], layers: Sequence[int], own: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return the vectors of each exit, its words those of the lane where it has some of its own."""
+    if own:
+        part = {**part, "words": part["words"].with_vectors(own[0])}
+    found = run(part, layers)
+    return [found[n].float() for n in layers]
 
 
 def _take(merged: Features, rows: Tensor) -> dict[str, Any]:
@@ -234,6 +265,12 @@ class Words(Wrapped):
         super().__init__(table)
         self.ids = torch.unique(torch.cat([some.reshape(-1) for some in tokens]))
         self.vectors: Tensor = table(self.ids)
+
+    def with_vectors(self, vectors: Tensor) -> Words:
+        """Return the same words with other vectors [words, hidden]."""
+        same = copy.copy(self)
+        same.vectors = vectors
+        return same
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Return the vectors of tokens [texts, tokens]: [texts, tokens, hidden]."""

@@ -290,10 +290,12 @@ class Index:
         named = isinstance(model, (str, Path))
         size = Size(layers, self.meta.size.dims) if named else None
         own = self._model is None
+        # Not every machine has int16; what it takes instead agrees, as the probes are asked.
+        recorded = "auto" if self.meta.precision == "int16" else self.meta.precision
         return open_engine(
             model,
             self.meta.engine if own else "auto",
-            self.meta.precision if own else "auto",
+            recorded if own else "auto",
             self.device,
             size=size,
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from matryoshka2d.encoder.elastic import ElasticEncoder, cut
 from matryoshka2d.errors import UserError
+from matryoshka2d.losses.columns import run_columns
 
 WARM_UP = 0.05
 """Share of the run in which the learning rate rises."""
@@ -223,8 +224,8 @@ class TowerTraining:
         device = self.tower.device
         features = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in features.items()}
         targets = torch.from_numpy(self.data.targets[rows]).to(device)
-        exits = self.tower.exit_vectors(features, range(1, self.tower.depth + 1))
-        loss = cosine_loss(exits, targets, self.schedule.dims)
+        exits = run_columns(self.tower, [features], range(1, self.tower.depth + 1))
+        loss = cosine_loss({n: own for n, (own,) in exits.items()}, targets, self.schedule.dims)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.weights, CLIP)

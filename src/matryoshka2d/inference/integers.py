@@ -1,0 +1,146 @@
+"""Linear maps in whole numbers of 16 bits, twice as many a step as fp32 has, for processors with AVX2.
+
+Processors multiply two pairs of 16-bit integers and add them in a step that takes as long as one product in
+fp32. Eight bits would not be faster there, and lose what sixteen keep: an activation has 4,095 steps, as many
+as its token's largest value fills, a weight as many as its channel's sums have room for in 32 bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_WIDTHS = (32, 64, 128)
+# Beyond this length only the library's blockwise attention has room.
+_LONGEST = 512
+_MOST_INPUTS = 4096
+_COLUMNS = 16
+_THEN = {"none": 0, "gelu": 1, "add": 2}
+# The largest activation, as in the C file.
+_LARGEST = 2047
+
+
+class IntegerKernels:
+    """The compiled functions. They run on the calling thread alone, and let other threads run.
+
+    Parameters
+    ----------
+    library
+        The shared library.
+    """
+
+    def __init__(self, library: Path) -> None:
+        loaded = ctypes.CDLL(str(library))
+        pointer, number, real = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
+        self._linear = loaded.linear
+        self._linear.argtypes = [*[pointer] * 6, *[number] * 3, ctypes.c_int]
+        self._attention = loaded.attention
+        self._attention.argtypes = [pointer, pointer, *[number] * 4, real]
+        self._linear.restype = self._attention.restype = None
+
+    @staticmethod
+    def maps(dtype: torch.dtype, inputs: int, outputs: int) -> bool:
+        """Whether linear maps of this shape can be computed."""
+        fits = inputs % _COLUMNS == 0 and inputs <= _MOST_INPUTS and outputs % _COLUMNS == 0
+        return dtype == torch.float32 and fits
+
+    @staticmethod
+    def panels(weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a weight [outputs, inputs] as `linear` reads it.
+
+        Returns
+        -------
+        panels
+            int16 [outputs / 16, inputs / 2, 16, 2].
+        scales
+            float32 [outputs]: what a whole number of each output is worth.
+        """
+        outputs, inputs = weight.shape
+        most = whole_numbers(inputs)
+        scales = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / most
+        whole = (weight / scales[:, None]).round().to(torch.int16)
+        panels = whole.view(outputs // _COLUMNS, _COLUMNS, inputs // 2, 2).transpose(1, 2)
+        return panels.contiguous(), scales
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: tuple[Tensor, Tensor],
+        bias: Tensor,
+        then: str = "none",
+        other: Tensor | None = None,
+    ) -> Tensor:
+        """Return a linear map of float32 [rows, inputs] and what follows it, float32 [rows, outputs].
+
+        Each row is rounded and summed by itself, whatever rows stand beside it. A row that is not finite
+        gives no number in any output.
+
+        Parameters
+        ----------
+        x
+            float32 [rows, inputs].
+        weight
+            What `panels` gives.
+        bias
+            float32 [outputs].
+        then
+            ``"none"``, ``"gelu"`` (the exact one) or ``"add"``.
+        other
+            float32 [rows, outputs]: what is added.
+        """
+        panels, scales = weight
+        x = x.contiguous()
+        rows, inputs = x.shape
+        outputs = len(bias)
+        out = torch.empty((rows, outputs))
+        added = out if other is None else other.contiguous()
+        _check(panels.shape == (outputs // _COLUMNS, inputs // 2, _COLUMNS, 2), "panels of another shape")
+        _check(added.shape == out.shape and len(scales) == outputs, "outputs of another shape")
+        _check(all(part.dtype == torch.float32 for part in (x, scales, bias, added)), "not float32")
+        pointers = (tensor.data_ptr() for tensor in (x, panels, scales, bias, added, out))
+        self._linear(*pointers, rows, inputs, outputs, _THEN[then])
+        return out
+
+    @staticmethod
+    def attends(dtype: torch.dtype, width: int, length: int) -> bool:
+        """Whether heads of this width and texts of this length have the compiled attention."""
+        return dtype == torch.float32 and width in _WIDTHS and length <= _LONGEST
+
+    def attention(self, qkv: Tensor, out: Tensor, texts: int, length: int, heads: int) -> None:
+        """Write the attention of texts of one length, computed in fp32.
+
+        Parameters
+        ----------
+        qkv
+            float32 [texts * length, 3 * hidden], contiguous: queries, keys and values of all heads.
+        out
+            float32 [texts * length, hidden], contiguous: filled.
+        texts, length, heads
+            The shape of it.
+        """
+        width = out.shape[1] // heads
+        _check(qkv.is_contiguous() and out.is_contiguous(), "not contiguous")
+        _check(qkv.shape == (texts * length, 3 * heads * width), "queries, keys, values of another shape")
+        _check(out.shape == (texts * length, heads * width), "an output of another shape")
+        _check(self.attends(qkv.dtype, width, length) and out.dtype == qkv.dtype, "not to be attended so")
+        scale = math.log2(math.e) / math.sqrt(width)
+        self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale)
+
+
+def whole_numbers(inputs: int) -> int:
+    """Return the largest weight whose products with any activations have room in a sum of 32 bits.
+
+    >>> whole_numbers(384), whole_numbers(1536)
+    (2731, 682)
+    """
+    return min(2**15 - 1, (2**31 - 1) // (_LARGEST * inputs))
+
+
+def _check(holds: bool, what: str) -> None:
+    """Raise before memory is read that is not there."""
+    if not holds:
+        raise ValueError(what)
