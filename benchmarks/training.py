@@ -1,6 +1,9 @@
 """Training speed and memory: every strategy against sentence-transformers' Matryoshka2dLoss, in one run.
 
     python benchmarks/training.py [--data TRIPLETS.jsonl --output training-nli]
+    python benchmarks/training.py --busy 1 --output training-busy
+
+With --busy every method is also measured beside processes that do nothing but count.
 
 Same model, data, batch, precision, optimizer and dropout for all. Each method runs in a process of its own,
 the methods take turns, and the median of the rounds counts. Results go to ``results/training.json`` and to
@@ -10,7 +13,9 @@ the methods take turns, and the median of the rounds counts. Results go to ``res
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
 import resource
 import statistics
@@ -156,14 +161,29 @@ def in_process(method: str, dropout: float, arguments: argparse.Namespace) -> di
     return result
 
 
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Let so many processes count meanwhile."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
+
+
 def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure every method in turn, round after round; return one row a method and dropout."""
-    methods = (PEER, *STRATEGIES)
+    methods = (PEER, *(arguments.methods or STRATEGIES))
     seen: dict[tuple[str, float], list[dict[str, float]]] = {}
     for number in range(arguments.rounds):
         for dropout in (0.1, 0.0):
             for method in methods:
                 result = in_process(method, dropout, arguments)
+                if arguments.busy:
+                    with busy(arguments.busy):
+                        result["busy seconds"] = in_process(method, dropout, arguments)["seconds"]
                 seen.setdefault((method, dropout), []).append(result)
                 print(
                     f"round {number + 1}: {method}, dropout {dropout}: {result}", file=sys.stderr, flush=True
@@ -177,8 +197,11 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def row(method: str, dropout: float, middle: dict[tuple[str, float], dict[str, float]]) -> dict[str, Any]:
     """Return a method's figures beside those of the peer and of `full`."""
-    own, peers, full = (middle[name, dropout] for name in (method, PEER, "full"))
+    own, peers = middle[method, dropout], middle[PEER, dropout]
+    full = middle.get(("full", dropout), {"seconds": math.nan, "memory": math.nan})
+    slower = {"times_slower_when_busy": own["busy seconds"] / own["seconds"]} if "busy seconds" in own else {}
     return {
+        **slower,
         "method": method,
         "dropout": dropout,
         "triplets_per_second": BATCH / own["seconds"],
@@ -191,13 +214,15 @@ def row(method: str, dropout: float, middle: dict[tuple[str, float], dict[str, f
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as markdown."""
-    lines = ["| method | dropout | triplets/s | speed over peer | time over full | memory over full |"]
-    lines.append("|---|---|---|---|---|---|")
+    header = "| method | dropout | triplets/s | speed over peer | time over full | memory over full | MB |"
+    lines = [f"{header} times slower when busy |", "|---|---|---|---|---|---|---|---|"]
     for r in sorted(rows, key=lambda r: -r["dropout"]):
+        slower = r.get("times_slower_when_busy")
         lines.append(
             f"| {r['method']} | {r['dropout']:g} | {r['triplets_per_second']:.1f} | "
             f"{r['speed_over_peer']:.2f} | "
-            f"{r['time_over_full']:.2f} | {r['memory_over_full']:.2f} |"
+            f"{r['time_over_full']:.2f} | {r['memory_over_full']:.2f} | {r['memory_mb']:,.0f} | "
+            f"{'' if slower is None else f'{slower:.2f}'} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -214,6 +239,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15, help="counted steps a run")
     parser.add_argument("--rounds", type=int, default=3, help="runs of every method")
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--busy", type=int, default=0, help="processes that count beside, in a second run")
+    parser.add_argument("--methods", nargs="+", choices=STRATEGIES, help="default: all")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--dropout", type=float, default=0.1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -229,10 +256,15 @@ def main() -> None:
         "batch": BATCH,
         "steps": arguments.steps,
         "rounds": arguments.rounds,
+        "busy": arguments.busy,
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{arguments.output}.json").write_text(json.dumps({**made_by, "rows": rows}, indent=1) + "\n")
-    options = f" --data DATA/{made_by['data']} --output {arguments.output}" if arguments.data else ""
+    options = f" --data DATA/{made_by['data']}" if arguments.data else ""
+    options += f" --output {arguments.output}" if arguments.output != "training" else ""
+    options += f" --precision {arguments.precision} --steps {arguments.steps} --rounds {arguments.rounds}"
+    options += f" --busy {arguments.busy}" if arguments.busy else ""
+    options += f" --methods {' '.join(arguments.methods)}" if arguments.methods else ""
     page = f"# Training speed and memory\n\nMade by `python benchmarks/training.py{options}`. "
     page += f"The peer is {PEER}.\n\n`{json.dumps(made_by)}`\n\n"
     (RESULTS / f"{arguments.output}.md").write_text(page + table(rows))

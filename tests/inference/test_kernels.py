@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -133,5 +134,76 @@ def test_they_are_never_required(
         exact = open_engine(minilm, "torch", "fp32").embed(texts)
         cosines = (open_engine(minilm, "torch", "bf16").embed(texts) * exact).sum(axis=1)
         assert np.min(cosines) > 0.999
+    finally:
+        load_kernels.cache_clear()
+
+
+DRIVER = """
+#include <stdio.h>
+#include <stdlib.h>
+static float *floats(long count) {
+    float *some = malloc(count * sizeof(float));
+    for (long i = 0; i < count; i++) some[i] = (float)(rand() % 2001 - 1000) / 500;
+    return some;
+}
+int main(void) {
+    const long shapes[][3] = {
+        {1, 16, 16}, {5, 32, 48}, {6, 384, 16}, {47, 64, 32}, {49, 48, 16}, {100, 1536, 32}
+    };
+    for (int i = 0; i < 6; i++)
+        for (int then = 0; then < 3; then++) {
+            const long rows = shapes[i][0], inputs = shapes[i][1], outputs = shapes[i][2];
+            float *x = floats(rows * inputs), *bias = floats(outputs), *scales = floats(outputs);
+            float *other = floats(rows * outputs), *out = floats(rows * outputs);
+            int16_t *panels = malloc(outputs * inputs * sizeof(int16_t));
+            for (long j = 0; j < outputs * inputs; j++) panels[j] = (int16_t)(rand() % 600 - 300);
+            if (linear(x, panels, scales, bias, other, out, rows, inputs, outputs, then)) return 2;
+            if (linear(x, panels, scales, bias, other, out, rows, inputs + 1, outputs, then) != -1) return 3;
+            free(x), free(bias), free(scales), free(other), free(out), free(panels);
+        }
+    const long lengths[] = {1, 2, 15, 16, 17, 33, 511, 512}, widths[] = {32, 64, 128};
+    for (int i = 0; i < 8; i++)
+        for (int j = 0; j < 3; j++) {
+            const long rows = 2 * lengths[i], hidden = 2 * widths[j];
+            float *qkv = floats(rows * 3 * hidden), *out = floats(rows * hidden);
+            if (attention(qkv, out, 2, lengths[i], 2, widths[j], 0.2f)) return 4;
+            if (attention(qkv, out, 1, 513, 2, widths[j], 0.2f) != -1) return 5;
+            free(qkv), free(out);
+        }
+    return 0;
+}
+"""
+
+
+def test_integers_read_and_write_only_what_is_theirs(tmp_path: Path) -> None:
+    if load_kernels("int16") is None:
+        pytest.skip("this machine cannot make them")
+    source = Path(kernels.__file__).with_name("integers.c")
+    (tmp_path / "driver.c").write_text(f'#include "{source}"\n{DRIVER}')
+    flags = ["-O1", "-g", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = ["cc", *flags, "-o", str(tmp_path / "driver"), str(tmp_path / "driver.c")]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no sanitizers: {made.stderr[-200:]}")
+    ran = subprocess.run([str(tmp_path / "driver")], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_library_that_others_can_write_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if load_kernels("int16") is None:
+        pytest.skip("this machine cannot make them")
+    monkeypatch.setenv("MATRYOSHKA2D_CACHE", str(tmp_path))
+    load_kernels.cache_clear()
+    try:
+        assert load_kernels("int16") is not None
+        (library,) = (tmp_path / "kernels").glob("*.so")
+        assert library.stat().st_mode & 0o777 == 0o700
+        library.write_bytes(b"another's")
+        library.chmod(0o777)
+        load_kernels.cache_clear()
+        assert load_kernels("int16") is not None
+        assert library.read_bytes() != b"another's"
     finally:
         load_kernels.cache_clear()

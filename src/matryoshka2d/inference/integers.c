@@ -2,7 +2,6 @@
 // Compiled by kernels.py at first use; everything here has a plain torch form in the tests that it must equal.
 
 #include <immintrin.h>
-#include <math.h>
 #include <stdint.h>
 
 #define LANES 8
@@ -105,8 +104,8 @@ __attribute__((always_inline)) static inline void tile(
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = _mm256_setzero_si256();
     for (long j = 0; j < inputs; j += 2, panel += 2 * COLUMNS) {
-        const __m256i left = _mm256_load_si256((const __m256i *)panel);
-        const __m256i right = _mm256_load_si256((const __m256i *)(panel + COLUMNS));
+        const __m256i left = _mm256_loadu_si256((const __m256i *)panel);
+        const __m256i right = _mm256_loadu_si256((const __m256i *)(panel + COLUMNS));
 #pragma GCC unroll 6
         for (int i = 0; i < rows; i++) {
             const __m256i pair = _mm256_set1_epi32(*(const int32_t *)(x + i * inputs + j));
@@ -128,13 +127,14 @@ __attribute__((always_inline)) static inline void tile(
         }
 }
 
-// x: float [rows, inputs]; panels: int16 [outputs / 16][inputs / 2][16][2], at addresses of 32 bytes; scales: what
+// x: float [rows, inputs]; panels: int16 [outputs / 16][inputs / 2][16][2]; scales: what
 // a whole number in each column is worth; bias: float [outputs]; other, out: float [rows, outputs].
-// inputs and outputs are multiples of 16, inputs at most 4096.
-void linear(
+// inputs and outputs are multiples of 16, inputs at most 4096; else -1, and nothing is touched.
+int linear(
     const float *x, const int16_t *panels, const float *scales, const float *bias, const float *other, float *out,
     long rows, long inputs, long outputs, int then
 ) {
+    if (rows < 0 || inputs < COLUMNS || inputs > MOST_INPUTS || inputs % COLUMNS || outputs % COLUMNS) return -1;
     static __thread int16_t whole[BLOCK * MOST_INPUTS] __attribute__((aligned(64)));
     float worth[BLOCK];
     for (long first = 0; first < rows; first += BLOCK) {
@@ -158,6 +158,7 @@ void linear(
             }
         }
     }
+    return 0;
 }
 
 // One head of one text: sixteen queries at a time, a query a lane, so that nothing is summed across lanes.
@@ -241,8 +242,9 @@ __attribute__((always_inline)) static inline void attend(
 }
 
 // qkv: float [texts * length, 3 * heads * width]; out: float [texts * length, heads * width].
-// width is 32, 64 or 128, length at most 512. scale holds 1 / sqrt(width) times log2(e).
-void attention(const float *qkv, float *out, long texts, long length, long heads, long width, float scale) {
+// width is 32, 64 or 128, length at most 512; else -1. scale holds 1 / sqrt(width) times log2(e).
+int attention(const float *qkv, float *out, long texts, long length, long heads, long width, float scale) {
+    if (length < 1 || length > LONGEST || (width != 32 && width != 64 && width != 128)) return -1;
     const long hidden = heads * width;
     for (long text = 0; text < texts; text++)
         for (long head = 0; head < heads; head++) {
@@ -253,4 +255,5 @@ void attention(const float *qkv, float *out, long texts, long length, long heads
             else if (width == 64) attend(query, key, value, target, length, 3 * hidden, hidden, scale, 64);
             else attend(query, key, value, target, length, 3 * hidden, hidden, scale, 128);
         }
+    return 0;
 }

@@ -40,7 +40,6 @@ class IntegerKernels:
         self._linear.argtypes = [*[pointer] * 6, *[number] * 3, ctypes.c_int]
         self._attention = loaded.attention
         self._attention.argtypes = [pointer, pointer, *[number] * 4, real]
-        self._linear.restype = self._attention.restype = None
 
     @staticmethod
     def maps(dtype: torch.dtype, inputs: int, outputs: int) -> bool:
@@ -98,11 +97,12 @@ class IntegerKernels:
         outputs = len(bias)
         out = torch.empty((rows, outputs))
         added = out if other is None else other.contiguous()
-        _check(panels.shape == (outputs // _COLUMNS, inputs // 2, _COLUMNS, 2), "panels of another shape")
-        _check(added.shape == out.shape and len(scales) == outputs, "outputs of another shape")
-        _check(all(part.dtype == torch.float32 for part in (x, scales, bias, added)), "not float32")
+        check(panels.dtype == torch.int16 and panels.is_contiguous(), "panels of another kind")
+        check(panels.shape == (outputs // _COLUMNS, inputs // 2, _COLUMNS, 2), "panels of another shape")
+        check(added.shape == out.shape and len(scales) == outputs, "outputs of another shape")
+        check(all(part.dtype == torch.float32 for part in (x, scales, bias, added)), "not float32")
         pointers = (tensor.data_ptr() for tensor in (x, panels, scales, bias, added, out))
-        self._linear(*pointers, rows, inputs, outputs, _THEN[then])
+        check(self._linear(*pointers, rows, inputs, outputs, _THEN[then]) == 0, "a shape that does not fit")
         return out
 
     @staticmethod
@@ -123,12 +123,22 @@ class IntegerKernels:
             The shape of it.
         """
         width = out.shape[1] // heads
-        _check(qkv.is_contiguous() and out.is_contiguous(), "not contiguous")
-        _check(qkv.shape == (texts * length, 3 * heads * width), "queries, keys, values of another shape")
-        _check(out.shape == (texts * length, heads * width), "an output of another shape")
-        _check(self.attends(qkv.dtype, width, length) and out.dtype == qkv.dtype, "not to be attended so")
+        check(qkv.is_contiguous() and out.is_contiguous(), "not contiguous")
+        check(qkv.shape == (texts * length, 3 * heads * width), "queries, keys, values of another shape")
+        check(out.shape == (texts * length, heads * width), "an output of another shape")
+        check(self.attends(qkv.dtype, width, length) and out.dtype == qkv.dtype, "not to be attended so")
         scale = math.log2(math.e) / math.sqrt(width)
-        self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale)
+        done = self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale)
+        check(done == 0, "a shape that does not fit")
+
+
+class FloatKernels(IntegerKernels):
+    """The compiled attention alone: in fp32, linear maps are the library's."""
+
+    @staticmethod
+    def maps(dtype: torch.dtype, inputs: int, outputs: int) -> bool:  # noqa: ARG004
+        """Whether linear maps are compiled: none are."""
+        return False
 
 
 def whole_numbers(inputs: int) -> int:
@@ -140,7 +150,7 @@ def whole_numbers(inputs: int) -> int:
     return min(2**15 - 1, (2**31 - 1) // (_LARGEST * inputs))
 
 
-def _check(holds: bool, what: str) -> None:
-    """Raise before memory is read that is not there."""
+def check(holds: bool, what: str) -> None:
+    """Raise a `ValueError` before a compiled function reads memory that is not there."""
     if not holds:
         raise ValueError(what)

@@ -277,10 +277,11 @@ int permit_tiles(void) { return -1; }
 #endif
 
 // qkv: bf16 [texts * length, 3 * heads * width]; out: bf16 [texts * length, heads * width].
-// width is 32 or 64, length at most 512. scale holds 1 / sqrt(width) times log2(e). tiles: whether to use them.
-void attention(
+// width is 32 or 64, length at most 512; else -1. scale holds 1 / sqrt(width) times log2(e). tiles: whether to use them.
+int attention(
     const bf16 *qkv, bf16 *out, long texts, long length, long heads, long width, float scale, int tiles
 ) {
+    if (length < 1 || length > LONGEST || (width != 32 && width != 64)) return -1;
     const long hidden = heads * width;
 #ifdef __AMX_BF16__
     if (tiles) configure_tiles();
@@ -305,6 +306,7 @@ void attention(
 #else
     (void)tiles;
 #endif
+    return 0;
 }
 
 // row: float [hidden], overwritten; sum: its values, summed lane by lane.
@@ -326,12 +328,14 @@ static inline void normalize(
     }
 }
 
-// words, places: float tables of rows of hidden; ids and positions: which rows to add for each token.
-void embed(
+// words, places: float tables of rows of hidden; ids and positions: which rows to add for each token. hidden is a
+// multiple of 16, at most 4096; else -1.
+int embed(
     const int64_t *ids, const int64_t *positions, const float *words, const float *places, bf16 *out,
     const float *weight, const float *bias, long rows, long hidden, float eps
 ) {
     float row[WIDEST] __attribute__((aligned(64)));
+    if (hidden < LANES || hidden > WIDEST || hidden % LANES) return -1;
     for (long i = 0; i < rows; i++, out += hidden) {
         const float *word = words + ids[i] * hidden, *place = places + positions[i] * hidden;
         __m512 sum = _mm512_setzero_ps();
@@ -342,13 +346,15 @@ void embed(
         }
         normalize(row, sum, out, weight, bias, hidden, eps);
     }
+    return 0;
 }
 
-// states, out: bf16 [rows, hidden]; weight, bias: float [hidden]; hidden a multiple of 16, at most 4096.
-void layer_norm(
+// states, out: bf16 [rows, hidden]; weight, bias: float [hidden]; hidden a multiple of 16, at most 4096; else -1.
+int layer_norm(
     const bf16 *states, bf16 *out, const float *weight, const float *bias, long rows, long hidden, float eps
 ) {
     float row[WIDEST] __attribute__((aligned(64)));
+    if (hidden < LANES || hidden > WIDEST || hidden % LANES) return -1;
     for (long i = 0; i < rows; i++, states += hidden, out += hidden) {
         __m512 sum = _mm512_setzero_ps();
         for (long j = 0; j < hidden; j += LANES) {
@@ -358,6 +364,7 @@ void layer_norm(
         }
         normalize(row, sum, out, weight, bias, hidden, eps);
     }
+    return 0;
 }
 
 // Linear maps: fourteen rows by 32 columns are summed in registers, over pairs of inputs.
@@ -431,13 +438,14 @@ __attribute__((always_inline)) static inline void multiply(
 }
 
 // x: bf16 [rows, inputs]; panels: bf16 [outputs / 32, inputs / 2, 32, 2]; bias: float [outputs]; out, and other where
-// it is added: bf16 [rows, outputs]. inputs is even and at most 4096, outputs a multiple of 32.
-void linear(
+// it is added: bf16 [rows, outputs]. inputs is even and at most 4096, outputs a multiple of 32; else -1.
+int linear(
     const bf16 *x, const bf16 *panels, const float *bias, const bf16 *other, bf16 *out, long rows, long inputs,
     long outputs, int then
 ) {
     static __thread int32_t packed[BLOCKS * ROWS * MOST_INPUTS / 2] __attribute__((aligned(64)));
     const long pairs = inputs / 2;
+    if (inputs < 2 || inputs > MOST_INPUTS || inputs % 2 || outputs % COLUMNS) return -1;
     // A panel of weights stays in the nearest cache while a few blocks of rows pass.
     for (long start = 0; start < rows; start += BLOCKS * ROWS) {
         const long stop = rows - start < BLOCKS * ROWS ? rows : start + BLOCKS * ROWS;
@@ -459,4 +467,5 @@ void linear(
                 }
             }
     }
+    return 0;
 }

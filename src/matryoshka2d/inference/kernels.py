@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import shutil
+import stat
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import Tensor
 from matryoshka2d.encoder.precision import kernel_flags
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import staged_file, user_cache
-from matryoshka2d.inference.integers import IntegerKernels
+from matryoshka2d.inference.integers import FloatKernels, IntegerKernels, check
 
 SWITCH = "MATRYOSHKA2D_KERNELS"
 """Environment variable: ``0`` leaves the compiled kernels out."""
@@ -69,8 +70,6 @@ class Kernels:
         self.tiles = loaded.permit_tiles() == 0
         self._embed = loaded.embed
         self._embed.argtypes = [*[pointer] * 7, number, number, real]
-        self._attention.restype = self._layer_norm.restype = self._embed.restype = None
-        self._linear.restype = None
 
     def attends(self, dtype: torch.dtype, width: int, length: int) -> bool:
         """Whether heads of this width and texts of this length are worth the compiled attention."""
@@ -88,11 +87,15 @@ class Kernels:
         texts, length, heads
             The shape of it.
         """
-        assert qkv.is_contiguous() and out.is_contiguous() and len(qkv) == len(out) == texts * length
         width = out.shape[1] // heads
+        check(qkv.dtype == out.dtype == torch.bfloat16, "not bfloat16")
+        check(qkv.is_contiguous() and out.is_contiguous(), "not contiguous")
+        check(qkv.shape == (texts * length, 3 * heads * width), "queries, keys, values of another shape")
+        check(out.shape == (texts * length, heads * width), "an output of another shape")
         scale = math.log2(math.e) / math.sqrt(width)
         tiles = self.tiles and length > _SHORT
-        self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale, tiles)
+        done = self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale, tiles)
+        check(done == 0, "a shape that does not fit")
 
     def maps(self, dtype: torch.dtype, inputs: int, outputs: int) -> bool:
         """Whether linear maps of this shape are worth the compiled one; the matrix unit is the library's."""
@@ -128,10 +131,13 @@ class Kernels:
         rows, inputs = x.shape
         out = torch.empty((rows, len(bias)), dtype=torch.bfloat16)
         added = out if other is None else other
-        assert x.is_contiguous() and added.is_contiguous() and added.shape == out.shape
-        assert panels.shape == (len(bias) // _COLUMNS, inputs // 2, _COLUMNS, 2)
+        check(x.is_contiguous() and added.is_contiguous() and panels.is_contiguous(), "not contiguous")
+        check(x.dtype == added.dtype == panels.dtype == torch.bfloat16, "not bfloat16")
+        check(bias.dtype == torch.float32 and added.shape == out.shape, "outputs of another shape")
+        check(panels.shape == (len(bias) // _COLUMNS, inputs // 2, _COLUMNS, 2), "panels of another shape")
         pointers = (tensor.data_ptr() for tensor in (x, panels, bias, added, out))
-        self._linear(*pointers, rows, inputs, len(bias), _THEN[then])
+        done = self._linear(*pointers, rows, inputs, len(bias), _THEN[then])
+        check(done == 0, "a shape that does not fit")
         return out
 
     @staticmethod
@@ -141,11 +147,12 @@ class Kernels:
 
     def layer_norm(self, states: Tensor, norm: list[Tensor], eps: float) -> Tensor:
         """Return the LayerNorm of bf16 [rows, hidden], contiguous; weight and bias are float32 [hidden]."""
-        assert states.is_contiguous() and all(part.dtype == torch.float32 for part in norm)
         out = torch.empty_like(states)
         rows, hidden = states.shape
+        check(states.dtype == torch.bfloat16 and states.is_contiguous(), "not contiguous bfloat16")
+        check(all(part.dtype == torch.float32 and part.shape == (hidden,) for part in norm), "another norm")
         pointers = (tensor.data_ptr() for tensor in (states, out, *norm))
-        self._layer_norm(*pointers, rows, hidden, eps)
+        check(self._layer_norm(*pointers, rows, hidden, eps) == 0, "a shape that does not fit")
         return out
 
     def embed(
@@ -169,29 +176,34 @@ class Kernels:
             if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(table):
                 raise IndexError(f"rows {int(rows.min())} to {int(rows.max())} of a table of {len(table)}")
         out = torch.empty((len(ids), words.shape[1]), dtype=torch.bfloat16)
+        hidden = (words.shape[1],)
+        check(len(ids) == len(positions) and places.shape[1:] == hidden, "tables of other shapes")
+        check(all(part.dtype == torch.float32 and part.shape == hidden for part in norm), "another norm")
+        check(all(part.is_contiguous() for part in (ids, positions, *tables)), "not contiguous")
         pointers = (tensor.data_ptr() for tensor in (ids, positions, words, places, out, *norm))
-        self._embed(*pointers, *out.shape, eps)
+        check(self._embed(*pointers, *out.shape, eps) == 0, "a shape that does not fit")
         return out
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def load_kernels(precision: str = "bf16") -> Kernels | IntegerKernels | None:
     """Return the compiled kernels of a precision, or None where this machine has no use for them.
 
     Parameters
     ----------
     precision
-        ``"bf16"`` or ``"int16"``; others have none.
+        ``"bf16"``, ``"int16"`` or ``"fp32"``; others have none.
     """
     compiler = shutil.which(os.environ.get("CC", "cc"))
-    needed = {"bf16": {"avx512_bf16"}, "int16": {"avx2", "fma"}}.get(precision)
+    needed = {"bf16": {"avx512_bf16"}, "int16": {"avx2", "fma"}, "fp32": {"avx2", "fma"}}.get(precision)
     if os.environ.get(SWITCH) == "0" or compiler is None or needed is None:
         return None
     if not needed <= kernel_flags():
         return None
     try:
-        if precision == "int16":
-            return IntegerKernels(_compiled(compiler, _INTEGERS))
+        if precision in ("int16", "fp32"):
+            made = _compiled(compiler, _INTEGERS)
+            return IntegerKernels(made) if precision == "int16" else FloatKernels(made)
         return Kernels(_compiled(compiler, _SOURCE))
     except (OSError, subprocess.SubprocessError, UserError, AttributeError) as error:
         logger.info("kernels are left out, torch's own are used: %s", error)
@@ -205,8 +217,15 @@ def _compiled(compiler: str, file: Path) -> Path:
     model = [line for line in processor.splitlines() if line.startswith(("flags", "model name"))]
     digest = hashlib.sha256(b"\0".join([source, version, *map(str.encode, [*_FLAGS, *model])]))
     library = user_cache("kernels") / f"{digest.hexdigest()[:16]}.so"
-    if not library.is_file():
+    if not (library.is_file() and _is_ours(library)):
         with staged_file(library) as temporary:
             command = [compiler, *_FLAGS, "-o", str(temporary), str(file)]
             subprocess.run(command, capture_output=True, check=True, timeout=120)
+        library.chmod(0o700)
     return library
+
+
+def _is_ours(library: Path) -> bool:
+    """Whether nobody but this user can have written a library, which would run as this user."""
+    found = library.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
