@@ -2,11 +2,11 @@
 
     python benchmarks/integers.py --sts FOLDER --retrieval FOLDER [--model MODEL]
 
-The folders hold STS sets and BEIR sets (``scifact`` among them). Agreement is that of all sentences of STS-B and
-of documents of SciFact at full size; quality is Spearman x100 of every STS set and nDCG@10 of SciFact.
+The folders hold STS sets and BEIR sets (``scifact`` among them). Agreement is that of all sentences of STS-B
+and of documents of SciFact at full size; quality is Spearman x100 of every STS set and nDCG@10 of SciFact.
 Precisions take turns, text by text for one query and round by round for many; a ratio is that of medians.
-sentence-transformers in fp32 runs beside them. Run it on an idle machine. Writes ``results/integers.json`` and
-``results/integers.md``.
+sentence-transformers in fp32 runs beside them. Run it on an idle machine. Writes ``results/integers.json``
+and ``results/integers.md``.
 """
 
 from __future__ import annotations

@@ -200,6 +200,8 @@ def test_a_library_that_others_can_write_is_made_anew(
         assert load_kernels("int16") is not None
         (library,) = (tmp_path / "kernels").glob("*.so")
         assert library.stat().st_mode & 0o777 == 0o700
+        # Another file in its place: what was loaded is still mapped.
+        library.unlink()
         library.write_bytes(b"another's")
         library.chmod(0o777)
         load_kernels.cache_clear()
