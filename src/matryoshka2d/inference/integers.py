@@ -145,7 +145,7 @@ def whole_numbers(inputs: int) -> int:
     """Return the largest weight whose products with any activations have room in a sum of 32 bits.
 
     >>> whole_numbers(384), whole_numbers(1536)
-    (2731, 682)
+    (2732, 683)
     """
     return min(2**15 - 1, (2**31 - 1) // (_LARGEST * inputs))
 

@@ -61,7 +61,7 @@ def divide(costs: Sequence[float], lanes: int) -> list[list[int]]:
     """Return which pieces each lane takes: the dearest first, to the lane that has the least to do.
 
     >>> divide([1, 2, 3, 5], lanes=2)
-    [[3], [2, 1, 0]]
+    [[3, 0], [2, 1]]
     """
     taken: list[list[int]] = [[] for _ in range(min(lanes, len(costs)))]
     loads = [0.0] * len(taken)
