@@ -116,7 +116,7 @@ def test_shapes_that_do_not_fit_are_refused_before_memory_is_read() -> None:
         lambda: kernels.attention(torch.zeros(600, 96), torch.zeros(600, 32), 1, 600, 1),
         lambda: kernels.attention(torch.zeros(4, 48), torch.zeros(4, 16), 1, 4, 1),
     ):
-        with pytest.raises(ValueError, match=r"shape|float32|attended"):
+        with pytest.raises(ValueError, match=r"shape|float32"):
             wrong()
     assert not IntegerKernels.maps(torch.float32, 40, 32)
     assert not IntegerKernels.maps(torch.float32, 4112, 32)

@@ -122,11 +122,7 @@ class IntegerKernels:
         texts, length, heads
             The shape of it.
         """
-        width = out.shape[1] // heads
-        check(qkv.is_contiguous() and out.is_contiguous(), "not contiguous")
-        check(qkv.shape == (texts * length, 3 * heads * width), "queries, keys, values of another shape")
-        check(out.shape == (texts * length, heads * width), "an output of another shape")
-        check(self.attends(qkv.dtype, width, length) and out.dtype == qkv.dtype, "not to be attended so")
+        width = check_attention(qkv, out, texts, length, heads, torch.float32)
         scale = math.log2(math.e) / math.sqrt(width)
         done = self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale)
         check(done == 0, "a shape that does not fit")
@@ -148,6 +144,16 @@ def whole_numbers(inputs: int) -> int:
     (2732, 683)
     """
     return min(2**15 - 1, (2**31 - 1) // (_LARGEST * inputs))
+
+
+def check_attention(qkv: Tensor, out: Tensor, texts: int, length: int, heads: int, dtype: torch.dtype) -> int:
+    """Return the width of a head, once all that a compiled attention reads and writes is seen to be there."""
+    width = out.shape[1] // heads
+    check(qkv.dtype == out.dtype == dtype, f"not {dtype}")
+    check(qkv.is_contiguous() and out.is_contiguous(), "not contiguous")
+    check(qkv.shape == (texts * length, 3 * heads * width), "queries, keys, values of another shape")
+    check(out.shape == (texts * length, heads * width), "an output of another shape")
+    return width
 
 
 def check(holds: bool, what: str) -> None:

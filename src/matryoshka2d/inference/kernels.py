@@ -25,7 +25,7 @@ from torch import Tensor
 from matryoshka2d.encoder.precision import kernel_flags
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import staged_file, user_cache
-from matryoshka2d.inference.integers import FloatKernels, IntegerKernels, check
+from matryoshka2d.inference.integers import FloatKernels, IntegerKernels, check, check_attention
 
 SWITCH = "MATRYOSHKA2D_KERNELS"
 """Environment variable: ``0`` leaves the compiled kernels out."""
@@ -87,11 +87,7 @@ class Kernels:
         texts, length, heads
             The shape of it.
         """
-        width = out.shape[1] // heads
-        check(qkv.dtype == out.dtype == torch.bfloat16, "not bfloat16")
-        check(qkv.is_contiguous() and out.is_contiguous(), "not contiguous")
-        check(qkv.shape == (texts * length, 3 * heads * width), "queries, keys, values of another shape")
-        check(out.shape == (texts * length, heads * width), "an output of another shape")
+        width = check_attention(qkv, out, texts, length, heads, torch.bfloat16)
         scale = math.log2(math.e) / math.sqrt(width)
         tiles = self.tiles and length > _SHORT
         done = self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale, tiles)
