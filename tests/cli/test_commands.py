@@ -13,8 +13,8 @@ import pytest
 import yaml
 from sentence_transformers import SentenceTransformer
 
+from matryoshka2d import open_engine
 from matryoshka2d.encoder.elastic import ElasticEncoder
-from matryoshka2d.encoder.precision import best_precision
 from matryoshka2d.evaluation import Grid, read_retrieval, read_sts, retrieval_grid, sts_grid
 from tests import tiny
 from tests.cli.conftest import Outcome, Run
@@ -370,7 +370,7 @@ class TestEncode:
     def test_json_is_all_there_is_on_stdout(self, run: Run, model: str, texts: Path, tmp_path: Path) -> None:
         outcome = run("encode", model, texts, tmp_path / "vectors.jsonl", "--json")
         written = {"output": str(tmp_path / "vectors.jsonl"), "rows": 5, "size": "4x32", "engine": "torch"}
-        assert outcome.json == {**written, "precision": best_precision("cpu").name}
+        assert outcome.json == {**written, "precision": open_engine(model, device="cpu").precision}
         assert outcome.err == ""
 
     def test_a_prompt_is_put_before_every_text(
