@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import resource
 import statistics
@@ -175,7 +174,8 @@ def busy(count: int) -> Iterator[None]:
 
 def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure every method in turn, round after round; return one row a method and dropout."""
-    methods = (PEER, *(arguments.methods or STRATEGIES))
+    # `full` is what the others are compared with.
+    methods = tuple(dict.fromkeys((PEER, "full", *(arguments.methods or STRATEGIES))))
     seen: dict[tuple[str, float], list[dict[str, float]]] = {}
     for number in range(arguments.rounds):
         for dropout in (0.1, 0.0):
@@ -197,8 +197,7 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 def row(method: str, dropout: float, middle: dict[tuple[str, float], dict[str, float]]) -> dict[str, Any]:
     """Return a method's figures beside those of the peer and of `full`."""
-    own, peers = middle[method, dropout], middle[PEER, dropout]
-    full = middle.get(("full", dropout), {"seconds": math.nan, "memory": math.nan})
+    own, peers, full = (middle[name, dropout] for name in (method, PEER, "full"))
     slower = {"times_slower_when_busy": own["busy seconds"] / own["seconds"]} if "busy seconds" in own else {}
     return {
         **slower,

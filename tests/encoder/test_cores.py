@@ -6,11 +6,15 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from matryoshka2d.encoder.cores import side_by_side
+from matryoshka2d.encoder.elastic import ElasticEncoder
+from tests import tiny
 
 
 @pytest.fixture
@@ -72,3 +76,14 @@ def test_a_forked_process_has_threads_of_its_own(two_cores: None) -> None:
     if child == 0:
         os._exit(0 if list(side_by_side(abs, [1, -2])) == [1, 2] else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "modernbert", "qwen3"])
+def test_exits_are_those_of_one_core(two_cores: None, tmp_path: Path, model_type: str) -> None:
+    encoder = ElasticEncoder(tiny.sentence_model(tmp_path, model_type), device="cpu")
+    texts = [" ".join(tiny.WORDS.split()[: 1 + i % 9]) for i in range(40)]
+    found = encoder.exits(texts, batch_size=4)
+    torch.set_num_threads(1)
+    expected = encoder.exits(texts, batch_size=4)
+    for layers, vectors in expected.items():
+        np.testing.assert_allclose(found[layers], vectors, atol=1e-6)

@@ -106,7 +106,7 @@ def open_engine(
     precision
         ``"fp32"``, ``"bf16"``, ``"fp16"`` (torch on a GPU), ``"int16"`` (torch, BERT-like models on
         processors with AVX2) or ``"int8"`` (onnx). ``"auto"`` takes bf16 where the engine has it and the
-        processor has units for it, else int16 where it runs, which agrees with fp32 to a cosine of 0.9999,
+        processor has units for it, else int16 where it runs, which agrees with fp32 to a cosine of 0.9998,
         and fp32 elsewhere. Name one for vectors that are equal between machines.
     device
         ``"cpu"``, ``"cuda"``, ``"mps"``; by default the best there is. onnx runs on the CPU.

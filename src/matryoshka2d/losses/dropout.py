@@ -1,7 +1,7 @@
 """Dropout whose masks are cheap, and do not depend on what other threads draw.
 
-torch draws its masks from one generator for all threads, element by element: on a CPU that takes up to a
-fifth of a training step, and the order in which threads come decides who gets which mask.
+torch draws its masks from one generator for all threads, element by element: on a CPU that is slow,
+and the order in which threads come decides who gets which mask.
 """
 
 from __future__ import annotations
