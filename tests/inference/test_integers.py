@@ -25,6 +25,12 @@ needs_kernels = pytest.mark.skipif(kernels is None, reason="no AVX2, or no compi
 TEXTS = ["a", "a red house", "the dog in the rain", "rain " * 40]
 
 
+def _without_middles(x: torch.Tensor) -> torch.Tensor:
+    """Numbers halfway between two whole ones become 0: fp32 may round them either way."""
+    scaled = x.double() * 2047 / x.double().abs().amax(dim=1, keepdim=True)
+    return x.masked_fill((scaled.frac().abs() - 0.5).abs() < 2e-3, 0.0)
+
+
 @needs_kernels
 @given(
     rows=st.integers(1, 60),
@@ -40,10 +46,10 @@ def test_map_is_that_of_rounded_rows_and_weights(
     torch.manual_seed(seed)
     x, weight = torch.randn(rows, inputs) * 3, torch.randn(outputs, inputs)
     bias, other = torch.randn(outputs), torch.randn(rows, outputs)
+    x = _without_middles(x)
     found = kernels.linear(x, kernels.panels(weight), bias, then, other if then == "add" else None)
     steps = weight.abs().amax(dim=1, keepdim=True) / whole_numbers(inputs)
     largest = x.abs().amax(dim=1, keepdim=True)
-    # As the compiled form multiplies: a number in the middle between two whole ones may go either way else.
     rounded = (x * (2047 / largest)).round().double() * largest / 2047
     expected = functional.linear(rounded, (weight / steps).round().double() * steps, bias.double())
     expected = {"none": expected, "gelu": functional.gelu(expected), "add": expected + other}[then]
