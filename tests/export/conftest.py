@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.fingerprints import weights_fingerprint
 from matryoshka2d.evaluation import StsSet
 from matryoshka2d.evaluation.quality import sts_quality
-from matryoshka2d.evaluation.record import fingerprint, store_quality
+from matryoshka2d.evaluation.record import store_quality
 from matryoshka2d.export.exporter import Export, export_model
 from tests import tiny
 
@@ -42,7 +43,7 @@ def elastic_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     words = tiny.WORDS.split()[:20]
     gold = np.random.default_rng(0).random(20)
     pairs = StsSet("toy", words, words[1:] + words[:1], gold)
-    store_quality(saved, [sts_quality(encoder, [pairs], resamples=50)], fingerprint(encoder))
+    store_quality(saved, [sts_quality(encoder, [pairs], resamples=50)], weights_fingerprint(encoder))
     return saved
 
 

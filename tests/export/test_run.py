@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.fingerprints import weights_fingerprint
 from matryoshka2d.errors import UserError
-from matryoshka2d.evaluation.record import fingerprint, stored_quality
+from matryoshka2d.evaluation.record import stored_quality
 from matryoshka2d.export import exporter as run_module
 from matryoshka2d.export.check import TOLERANCES
 from matryoshka2d.export.exporter import Export, export_model, parameters_at
@@ -93,7 +94,7 @@ def test_quality_and_cost_stand_in_record_and_card(
     exports: dict[str, Export], elastic: ElasticEncoder, name: str
 ) -> None:
     export = exports[name]
-    quality = stored_quality(elastic.record, "float32", fingerprint(elastic))
+    quality = stored_quality(elastic.record, "float32", weights_fingerprint(elastic))
     assert quality is not None
     card = (export.folder / "README.md").read_text()
     for size in export.sizes:

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from matryoshka2d.encoder.architectures import ARCHITECTURES
 from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.precision import bf16_units
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation.exits import Exits
 from matryoshka2d.inference import engine_exits as module
-from matryoshka2d.inference.engine_exits import EngineExits, open_exits
+from matryoshka2d.inference.engine_exits import EngineExits, exits_in, open_exits
+from matryoshka2d.inference.kernels import load_kernels
 from tests import tiny
 
 
@@ -69,6 +71,29 @@ def test_bf16_is_near(encoder: ElasticEncoder, mixed: list[str]) -> None:
     found = fast.exits(mixed)
     for n, vectors in encoder.exits(mixed).items():
         assert np.einsum("ij,ij->i", found[n], vectors).min() > 0.999
+
+
+@pytest.mark.skipif(load_kernels("int16") is None, reason="no AVX2, or no compiler")
+def test_int16_is_nearer(encoder: ElasticEncoder, mixed: list[str]) -> None:
+    fast = exits_in(encoder, "int16")
+    assert fast.precision == "int16"
+    found = fast.exits(mixed)
+    for n, vectors in encoder.exits(mixed).items():
+        assert np.einsum("ij,ij->i", found[n], vectors).min() > 0.9999
+
+
+def test_a_model_without_a_table_of_layers_is_measured_in_fp32() -> None:
+    plain = object()
+    assert exits_in(plain, "fp32") is plain
+    assert exits_in(plain, "auto") is plain
+    with pytest.raises(UserError, match="in fp32 alone"):
+        exits_in(plain, "bf16")
+
+
+def test_bf16_without_units_is_said(encoder: ElasticEncoder) -> None:
+    said: list[str] = []
+    exits_in(encoder, "bf16", said.append)
+    assert len(said) == (not bf16_units("cpu"))
 
 
 def test_mistakes_are_one_line(fast: EngineExits, encoder: ElasticEncoder) -> None:

@@ -16,7 +16,7 @@ from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference import open_engine
 from matryoshka2d.inference import torch_engine as home
-from matryoshka2d.inference.integers import IntegerKernels, whole_numbers
+from matryoshka2d.inference.integers import IntegerKernels, LayerWeights, whole_numbers
 from matryoshka2d.inference.kernels import load_kernels
 from tests import tiny
 
@@ -108,6 +108,78 @@ def test_attention_is_torchs(texts: int, length: int, width: int, heads: int) ->
     torch.testing.assert_close(
         out.double(), expected.transpose(1, 2).reshape(out.shape), rtol=1e-4, atol=1e-5
     )
+
+
+def _some_layers(count: int, heads: int, hidden: int, inner: int) -> Any:
+    """Random layers: their maps, their norms, and both as the compiled layers read them."""
+    shapes = [(3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner)]
+    maps = [
+        [(kernels.panels(torch.randn(shape) / shape[1] ** 0.5), torch.randn(shape[0])) for shape in shapes]
+        for _ in range(count)
+    ]
+    norms = [[[torch.rand(hidden) + 0.5, torch.randn(hidden)] for _ in range(2)] for _ in range(count)]
+    return maps, norms, LayerWeights(maps, norms, heads, 1e-12)
+
+
+@needs_kernels
+@given(
+    spans=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 40)), min_size=1, max_size=4),
+    width=st.sampled_from([32, 64]),
+    heads=st.integers(1, 2),
+    inner=st.integers(1, 5).map(lambda i: 16 * i),
+    count=st.integers(1, 2),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_layers_in_one_call_are_the_maps_and_norms_one_by_one(
+    spans: list[tuple[int, int]], width: int, heads: int, inner: int, count: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    hidden, starts = heads * width, np.cumsum([0, *(texts * length for texts, length in spans)])
+    placed = [(int(start), *span) for start, span in zip(starts, spans, strict=False)]
+    maps, norms, weights = _some_layers(count, heads, hidden, inner)
+    found = torch.randn(int(starts[-1]), hidden)
+    expected = found.clone()
+    kernels.layers(found, placed, weights, 0, count)
+    for (qkv, output, up, down), (first, second) in zip(maps, norms, strict=True):
+        joined, attended = kernels.linear(expected, *qkv), torch.empty_like(expected)
+        for start, texts, length in placed:
+            rows = slice(start, start + texts * length)
+            kernels.attention(joined[rows], attended[rows], texts, length, heads)
+        summed = kernels.linear(attended, *output, "add", expected)
+        states = functional.layer_norm(summed, (hidden,), *first, 1e-12)
+        summed = kernels.linear(kernels.linear(states, *up, "gelu"), *down, "add", states)
+        expected = functional.layer_norm(summed, (hidden,), *second, 1e-12)
+    # A norm may differ in its last bit, and so a number near the middle go to the other whole one.
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-2)
+    assert (found - expected).abs().mean() < 1e-3
+
+
+@needs_kernels
+def test_layers_are_those_that_were_asked_for_and_rows_are_alone() -> None:
+    _, _, weights = _some_layers(3, 2, 64, 48)
+    states = torch.randn(12, 64)
+    whole, stepped, alone = states.clone(), states.clone(), states[7:].clone()
+    kernels.layers(whole, [(0, 1, 7), (7, 1, 5)], weights, 0, 3)
+    for layer in range(3):
+        kernels.layers(stepped, [(0, 1, 7), (7, 1, 5)], weights, layer, layer + 1)
+    kernels.layers(alone, [(0, 1, 5)], weights, 0, 3)
+    assert torch.equal(whole, stepped)
+    assert torch.equal(whole[7:], alone)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "spans",
+    [[], [(0, 1, 11)], [(0, 1, 13)], [(1, 1, 11)], [(0, 2, 7)], [(0, 1, 12), (12, 0, 1)], [(0, 12, 0)]],
+)
+def test_texts_that_do_not_lie_end_to_end_are_refused(spans: list[tuple[int, int, int]]) -> None:
+    _, _, weights = _some_layers(1, 2, 64, 48)
+    states = torch.randn(12, 64)
+    before = states.clone()
+    with pytest.raises(ValueError, match="shape"):
+        kernels.layers(states, spans, weights, 0, 1)
+    assert torch.equal(states, before)
 
 
 @needs_kernels

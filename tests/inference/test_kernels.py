@@ -170,6 +170,28 @@ int main(void) {
             if (attention(qkv, out, 1, 513, 2, widths[j], 0.2f) != -1) return 5;
             free(qkv), free(out);
         }
+    const long shaped[][3] = {{1, 32, 16}, {2, 64, 48}, {4, 128, 528}};
+    for (int i = 0; i < 3; i++) {
+        const long heads = shaped[i][0], hidden = shaped[i][1], inner = shaped[i][2], rows = 549;
+        const long sizes[][2] = {{hidden, 3 * hidden}, {hidden, hidden}, {hidden, inner}, {inner, hidden}};
+        Map maps[4];
+        for (int j = 0; j < 4; j++) {
+            int16_t *panels = malloc(sizes[j][0] * sizes[j][1] * sizeof(int16_t));
+            for (long k = 0; k < sizes[j][0] * sizes[j][1]; k++) panels[k] = (int16_t)(rand() % 600 - 300);
+            maps[j] = (Map){panels, floats(sizes[j][1]), floats(sizes[j][1])};
+        }
+        float *norm = floats(hidden);
+        const Layer one = {maps[0], maps[1], maps[2], maps[3], norm, norm, norm, norm};
+        const Layer both[] = {one, one};
+        const long spans[] = {0, 3, 1, 3, 2, 17, 37, 1, 512};
+        float *states = floats(rows * hidden), *room = floats(rows * 4 * hidden + 48 * (inner + hidden));
+#define RUN(groups, to) layers(states, both, spans, room, 2, groups, rows, hidden, to, heads, 1e-12f, 0.2f)
+        if (RUN(3, inner)) return 6;
+        if (RUN(2, inner) != -1 || RUN(3, inner + 1) != -1) return 7;
+        for (int j = 0; j < 4; j++)
+            free((void *)maps[j].panels), free((void *)maps[j].scales), free((void *)maps[j].bias);
+        free(norm), free(states), free(room);
+    }
     return 0;
 }
 """

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from matryoshka2d.encoder import model_files
+from matryoshka2d.encoder import fingerprints
 from matryoshka2d.encoder.elastic import ElasticEncoder
-from matryoshka2d.encoder.model_files import file_sha256, files_fingerprint
+from matryoshka2d.encoder.fingerprints import file_sha256, files_fingerprint
 from matryoshka2d.errors import UserError
 from matryoshka2d.export.exporter import export_model
 from matryoshka2d.files import user_cache
@@ -228,18 +228,18 @@ def test_every_file_counts_but_notes_for_people(folder: str) -> None:
 def test_a_large_file_is_read_once_and_again_when_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_files, "_LARGE", 0)
-    monkeypatch.setattr(model_files, "_SETTLED", -1e9)
+    monkeypatch.setattr(fingerprints, "_LARGE", 0)
+    monkeypatch.setattr(fingerprints, "_SETTLED", -1e9)
     file = tmp_path / "weights"
     file.write_bytes(b"one")
     first = file_sha256(file)
     times = file.stat().st_atime_ns, file.stat().st_mtime_ns
-    read = model_files._sha256
-    monkeypatch.setattr(model_files, "_sha256", lambda _: pytest.fail("read again"))
+    read = fingerprints._sha256
+    monkeypatch.setattr(fingerprints, "_sha256", lambda _: pytest.fail("read again"))
     assert file_sha256(file) == first
-    model_files._kept_sha256.cache_clear()
+    fingerprints._kept_sha256.cache_clear()
     assert file_sha256(file) == first
-    monkeypatch.setattr(model_files, "_sha256", read)
+    monkeypatch.setattr(fingerprints, "_sha256", read)
     # As many bytes, and the old time put back.
     file.write_bytes(b"two")
     os.utime(file, ns=times)
@@ -249,7 +249,7 @@ def test_a_large_file_is_read_once_and_again_when_touched(
 def test_a_file_that_was_just_written_is_read_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
-    monkeypatch.setattr(model_files, "_LARGE", 0)
+    monkeypatch.setattr(fingerprints, "_LARGE", 0)
     file = tmp_path / "weights"
     file.write_bytes(b"one")
     file_sha256(file)

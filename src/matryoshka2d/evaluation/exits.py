@@ -138,20 +138,9 @@ def side_prompt_of(model: Exits, side: Side, *, prompt_name: str | None, prompt:
 
 def finite(exits: dict[int, NDArray[np.float32]], texts: Sequence[str]) -> dict[int, NDArray[np.float32]]:
     """Return exits as they are, or raise a `UserError` if a vector holds NaN or infinity."""
-    for layer, vectors in exits.items():
-        broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(broken):
-            raise UserError(
-                f"the model gives vectors that hold NaN or infinity, for {len(broken)} of {len(texts)} texts "
-                f"after layer {layer}, as for {_shortened(texts[broken[0]])!r}: its weights are broken, or "
-                f"the precision is too narrow for them"
-            )
+    for vectors in exits.values():
+        check_finite(vectors, texts)
     return exits
-
-
-def _shortened(text: str, most: int = 40) -> str:
-    """Return the start of a text."""
-    return text if len(text) <= most else text[:most] + "…"
 
 
 def _configured_depth(model: Any) -> int:

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.evaluation.quality import Quality
 from matryoshka2d.files import staged_file
 
-if TYPE_CHECKING:
-    from torch import nn
-
 RECORD = "elastic.json"
 _KEY = "quality"
 _NUMBERS = re.compile(r"\[\s+((?:[-+.\deE]+|null)(?:,\s+(?:[-+.\deE]+|null))*)\s+\]")
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Return a hash of every weight of a model, heads included; the same however it was saved.
-
-    Parameters
-    ----------
-    model
-        An `ElasticEncoder`, loaded whole.
-    """
-    import torch
-
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
-    return digest.hexdigest()
 
 
 def check_folder(folder: str | Path) -> Path:

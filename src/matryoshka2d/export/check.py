@@ -303,12 +303,13 @@ def costs_of(exports: Mapping[Size, Loaded]) -> dict[Size, dict[str, float | Non
 
 def quality_of(encoder: ElasticEncoder) -> Quality | None:
     """Return the quality that a saved model carries, or None if it has none or one of other weights."""
-    from matryoshka2d.evaluation.record import fingerprint, holds_quality, stored_quality
+    from matryoshka2d.encoder.fingerprints import weights_fingerprint
+    from matryoshka2d.evaluation.record import holds_quality, stored_quality
 
     if not holds_quality(encoder.record):
         return None
     try:
-        return stored_quality(encoder.record, "float32", fingerprint(encoder))
+        return stored_quality(encoder.record, "float32", weights_fingerprint(encoder))
     except UserError:
         return None
 

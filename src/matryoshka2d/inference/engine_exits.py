@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.precision import resolve_precision
+from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.inference.engine import Vectors, load
 from matryoshka2d.inference.request_batching import BatchingEngine, unit_rows
 from matryoshka2d.inference.shape import Shape
@@ -19,6 +22,55 @@ from matryoshka2d.size import Size
 # Texts between two steps of the progress bar: enough of every length to fill batches well.
 _CHUNK = 2048
 
+PRECISIONS = ("auto", "fp32", "int16", "bf16", "fp16")
+"""What exits can be computed in."""
+
+
+def check_exit_precision(precision: str) -> None:
+    """Refuse a precision that is not among `PRECISIONS`.
+
+    >>> check_exit_precision("int16")
+    """
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"unknown precision '{precision}': expected one of {', '.join(PRECISIONS)}."
+            f"{did_you_mean(precision, PRECISIONS)}"
+        )
+
+
+def exits_in(model: Any, precision: str, on_note: Callable[[str], None] | None = None) -> Any:
+    """Return what an evaluation takes for a model: the model itself in fp32, else the torch engine with it.
+
+    Parameters
+    ----------
+    model
+        A loaded `ElasticEncoder` or SentenceTransformer. The engine runs the first kind alone, so that
+        ``"auto"`` leaves the other in fp32.
+    precision
+        One of `PRECISIONS`.
+    on_note
+        Gets a sentence if the processor has no units for what was chosen.
+
+    Raises
+    ------
+    UserError
+        If the precision is unknown, or the model or the device does not have it.
+    """
+    check_exit_precision(precision)
+    elastic = isinstance(model, ElasticEncoder)
+    if precision == "fp32" or (precision == "auto" and not elastic):
+        return model
+    if not elastic:
+        raise UserError(
+            "this model is measured in fp32 alone: its architecture is not in the table of layers; "
+            "leave out --precision"
+        )
+    if precision not in ("auto", "int16"):
+        chosen = resolve_precision(precision, str(model.device))
+        if chosen.warning and on_note is not None:
+            on_note(chosen.reason)
+    return open_exits(model, precision)
+
 
 def open_exits(encoder: ElasticEncoder, precision: str = "auto") -> EngineExits:
     """Put a loaded model into the torch engine, to measure it rather than to serve it.
@@ -28,7 +80,8 @@ def open_exits(encoder: ElasticEncoder, precision: str = "auto") -> EngineExits:
     encoder
         The model, on the device where it runs; it is not changed.
     precision
-        ``"fp32"``, ``"bf16"``, ``"fp16"`` (GPU), or ``"auto"``: bf16 where the processor has units for it.
+        One of `PRECISIONS`. ``"auto"``: bf16 where the processor has units for it, else int16 where it runs,
+        else fp32.
 
     Raises
     ------

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matryoshka2d.encoder.fingerprints import weights_fingerprint
 from matryoshka2d.errors import UserError, needs
 from matryoshka2d.export.graph import exit_graph
 from matryoshka2d.export.onnx_files import single_output, write_graphs
@@ -81,9 +82,7 @@ def graph_files(
 def fingerprint(encoder: ElasticEncoder) -> str:
     """Return a name for what a model computes: its weights and how its modules are set up."""
     digest = hashlib.blake2b(_FORMAT, digest_size=12)
-    for name, tensor in encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    digest.update(weights_fingerprint(encoder).encode())
     digest.update(repr([repr(module) for module in encoder]).encode())
     config: Any = encoder.base.config
     digest.update(config.to_json_string(use_diff=False).encode())

@@ -1,4 +1,4 @@
-// Linear maps in integers of 16 bits and attention in fp32, for processors with AVX2.
+// Linear maps in integers of 16 bits and attention in fp32, alone and as whole layers, for processors with AVX2.
 // Compiled by kernels.py at first use; everything here has a plain torch form in the tests that it must equal.
 
 #include <immintrin.h>
@@ -13,6 +13,7 @@
 #define QUERIES 16
 #define KEYS 4
 #define WIDEST 128
+#define AHEAD 4096
 
 // A row of inputs has whole numbers up to this; see kernels.py for what that leaves to the weights.
 #define LARGEST 2047.0f
@@ -104,6 +105,8 @@ __attribute__((always_inline)) static inline void tile(
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = _mm256_setzero_si256();
     for (long j = 0; j < inputs; j += 2, panel += 2 * COLUMNS) {
+        // Few rows wait for memory: what comes eight kilobytes on is asked for now. No address is too far for that.
+        _mm_prefetch((const char *)(panel + AHEAD), _MM_HINT_T0);
         const __m256i left = _mm256_loadu_si256((const __m256i *)panel);
         const __m256i right = _mm256_loadu_si256((const __m256i *)(panel + COLUMNS));
 #pragma GCC unroll 6
@@ -255,5 +258,84 @@ int attention(const float *qkv, float *out, long texts, long length, long heads,
             else if (width == 64) attend(query, key, value, target, length, 3 * hidden, hidden, scale, 64);
             else attend(query, key, value, target, length, 3 * hidden, hidden, scale, 128);
         }
+    return 0;
+}
+
+// LayerNorm of float [rows, hidden], in place.
+static inline void normalize(float *x, const float *weight, const float *bias, long rows, long hidden, float eps) {
+    const float share = 1.0f / (float)hidden;
+    for (float *row = x; row < x + rows * hidden; row += hidden) {
+        __m256 sum = _mm256_setzero_ps(), squares = _mm256_setzero_ps();
+        for (long j = 0; j < hidden; j += LANES) sum = _mm256_add_ps(sum, _mm256_loadu_ps(row + j));
+        const __m256 mean = _mm256_set1_ps(sum_of(sum) * share);
+        for (long j = 0; j < hidden; j += LANES) {
+            const __m256 apart = _mm256_sub_ps(_mm256_loadu_ps(row + j), mean);
+            squares = _mm256_fmadd_ps(apart, apart, squares);
+        }
+        const __m256 factor = _mm256_div_ps(
+            _mm256_set1_ps(1.0f), _mm256_sqrt_ps(_mm256_set1_ps(sum_of(squares) * share + eps))
+        );
+        for (long j = 0; j < hidden; j += LANES) {
+            const __m256 apart = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(row + j), mean), factor);
+            _mm256_storeu_ps(row + j, _mm256_fmadd_ps(apart, _mm256_loadu_ps(weight + j), _mm256_loadu_ps(bias + j)));
+        }
+    }
+}
+
+typedef struct {
+    const int16_t *panels;
+    const float *scales, *bias;
+} Map;
+
+typedef struct {
+    Map qkv, output, up, down;
+    const float *attention_weight, *attention_bias, *output_weight, *output_bias;
+} Layer;
+
+// The length of the text that needs most, or -1 where texts do not lie end to end within the rows.
+static long longest_of(const long *spans, long groups, long rows) {
+    long longest = 0, next = 0;
+    for (long i = 0; i < groups; i++) {
+        const long start = spans[3 * i], texts = spans[3 * i + 1], length = spans[3 * i + 2];
+        if (start != next || texts < 1 || length < 1 || length > rows || texts > (rows - start) / length) return -1;
+        next = start + texts * length;
+        if (length > longest) longest = length;
+    }
+    return next == rows ? longest : -1;
+}
+
+// Some layers of a BERT-like model, one after the other, on texts that lie end to end; in place.
+// states: float [rows, hidden]; spans: [groups][3]: first row, texts and length of texts of one length;
+// room: float [rows * 4 * hidden + 48 * (inner + hidden)], whatever it holds.
+// Limits are those of linear and attention; else -1, and nothing is touched.
+int layers(
+    float *states, const Layer *all, const long *spans, float *room, long count, long groups, long rows, long hidden,
+    long inner, long heads, float eps, float scale
+) {
+    const long longest = longest_of(spans, groups, rows), width = heads > 0 ? hidden / heads : 0;
+    if (longest < 0 || longest > LONGEST || heads < 1 || width * heads != hidden) return -1;
+    if ((width != 32 && width != 64 && width != 128) || hidden > MOST_INPUTS || hidden % COLUMNS) return -1;
+    if (inner < COLUMNS || inner > MOST_INPUTS || inner % COLUMNS) return -1;
+    float *qkv = room, *attended = qkv + rows * 3 * hidden, *wide = attended + rows * hidden;
+    float *sums = wide + BLOCK * inner;
+    for (const Layer *layer = all; layer < all + count; layer++) {
+        const Map *map = &layer->qkv;
+        linear(states, map->panels, map->scales, map->bias, qkv, qkv, rows, hidden, 3 * hidden, PLAIN);
+        for (const long *span = spans; span < spans + 3 * groups; span += 3)
+            attention(qkv + span[0] * 3 * hidden, attended + span[0] * hidden, span[1], span[2], heads, width, scale);
+        // Block by block to the end of the layer, so that what lies between the maps stays in the cache.
+        for (long first = 0; first < rows; first += BLOCK) {
+            const long some = rows - first < BLOCK ? rows - first : BLOCK;
+            float *block = states + first * hidden;
+            map = &layer->output;
+            linear(attended + first * hidden, map->panels, map->scales, map->bias, block, sums, some, hidden, hidden, PLUS);
+            normalize(sums, layer->attention_weight, layer->attention_bias, some, hidden, eps);
+            map = &layer->up;
+            linear(sums, map->panels, map->scales, map->bias, wide, wide, some, hidden, inner, GELU);
+            map = &layer->down;
+            linear(wide, map->panels, map->scales, map->bias, sums, block, some, inner, hidden, PLUS);
+            normalize(block, layer->output_weight, layer->output_bias, some, hidden, eps);
+        }
+    }
     return 0;
 }

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ _WIDTHS = (32, 64, 128)
 _LONGEST = 512
 _MOST_INPUTS = 4096
 _COLUMNS = 16
+_BLOCK = 48
 _THEN = {"none": 0, "gelu": 1, "add": 2}
 # The largest activation, as in the C file.
 _LARGEST = 2047
@@ -40,6 +43,8 @@ class IntegerKernels:
         self._linear.argtypes = [*[pointer] * 6, *[number] * 3, ctypes.c_int]
         self._attention = loaded.attention
         self._attention.argtypes = [pointer, pointer, *[number] * 4, real]
+        self._layers = loaded.layers
+        self._layers.argtypes = [*[pointer] * 4, *[number] * 6, real, real]
 
     @staticmethod
     def maps(dtype: torch.dtype, inputs: int, outputs: int) -> bool:
@@ -126,6 +131,99 @@ class IntegerKernels:
         scale = math.log2(math.e) / math.sqrt(width)
         done = self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale)
         check(done == 0, "a shape that does not fit")
+
+    def layers(self, states: Tensor, spans: Spans, weights: LayerWeights, first: int, last: int) -> None:
+        """Run layers `first` to `last` - 1, in one call, on the states of texts that are laid end to end.
+
+        Parameters
+        ----------
+        states
+            float32 [tokens, hidden], contiguous: changed.
+        spans
+            First token, texts and length of the texts of one length, in order.
+        weights
+            Those of all layers.
+        first, last
+            Which run.
+        """
+        rows, hidden = states.shape
+        check(states.dtype == torch.float32 and states.is_contiguous(), "not contiguous float32")
+        check(hidden == weights.hidden and 0 <= first <= last <= len(weights), "states of another shape")
+        places = np.array(spans, dtype=np.int64).reshape(-1, 3)
+        room = torch.empty(4 * rows * hidden + _BLOCK * (weights.inner + hidden))
+        done = self._layers(
+            states.data_ptr(),
+            weights.address(first),
+            places.ctypes.data,
+            room.data_ptr(),
+            last - first,
+            len(places),
+            rows,
+            hidden,
+            weights.inner,
+            weights.heads,
+            weights.eps,
+            math.log2(math.e) * math.sqrt(weights.heads / hidden),
+        )
+        check(done == 0, "a shape that does not fit")
+
+
+Spans = Sequence[tuple[int, int, int]]
+_Map = tuple[tuple[Tensor, Tensor], Tensor]
+
+
+class LayerWeights:
+    """The weights of some layers of a BERT-like model, as the compiled layers read them.
+
+    Parameters
+    ----------
+    maps
+        For each layer queries, keys and values joined, output of the attention, up and down: what
+        `IntegerKernels.panels` gives, and the bias, float32 [outputs].
+    norms
+        For each layer that of the attention and that of the output: weight and bias, float32 [hidden].
+    heads
+        Attention heads.
+    eps
+        That of the norms.
+    """
+
+    def __init__(
+        self,
+        maps: Sequence[Sequence[_Map]],
+        norms: Sequence[Sequence[Sequence[Tensor]]],
+        heads: int,
+        eps: float,
+    ) -> None:
+        self.heads, self.eps = heads, eps
+        self.hidden, self.inner = len(maps[0][1][1]), len(maps[0][2][1])
+        # Held, for addresses alone keep nothing alive.
+        self._parts = [
+            [*self._of_maps(layer), *(part for norm in both for part in norm)]
+            for layer, both in zip(maps, norms, strict=True)
+        ]
+        every = [part for layer in self._parts for part in layer]
+        check(all(part.is_contiguous() for part in every), "not contiguous")
+        check(
+            all(part.shape == (self.hidden,) for layer in self._parts for part in layer[-4:]), "other norms"
+        )
+        self._addresses = np.array([part.data_ptr() for part in every], dtype=np.uintp).reshape(len(maps), -1)
+
+    def _of_maps(self, maps: Sequence[_Map]) -> list[Tensor]:
+        """Return panels, scales and bias of each map of a layer."""
+        shapes = [(self.hidden, 3 * self.hidden), (self.hidden, self.hidden)]
+        shapes += [(self.hidden, self.inner), (self.inner, self.hidden)]
+        for ((panels, scales), bias), (inputs, outputs) in zip(maps, shapes, strict=True):
+            check(panels.dtype == torch.int16 and len(scales) == len(bias) == outputs, "another map")
+            check(panels.shape == (outputs // _COLUMNS, inputs // 2, _COLUMNS, 2), "panels of another shape")
+        return [part for (panels, scales), bias in maps for part in (panels, scales, bias)]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def address(self, layer: int) -> int:
+        """Return where the weights of a layer and of those after it are listed."""
+        return int(self._addresses[layer:].ctypes.data)
 
 
 class FloatKernels(IntegerKernels):

@@ -56,14 +56,14 @@ def mteb(
     needs("mteb", "mteb")
     from mteb.models import SentenceTransformerEncoderWrapper
 
-    from matryoshka2d.evaluation.record import fingerprint
+    from matryoshka2d.encoder.fingerprints import weights_fingerprint
 
     plain, wanted = _at_size(model, size, device)
     wrapper = SentenceTransformerEncoderWrapper(plain)
     wrapper.mteb_model_meta = wrapper.mteb_model_meta.model_copy(
         update={
             "name": name or _name(model),
-            "revision": fingerprint(plain),
+            "revision": weights_fingerprint(plain),
             "embed_dim": wanted.dims,
             "n_parameters": sum(parameter.numel() for parameter in plain.parameters()),
             "experiment_kwargs": {"size": str(wanted)},

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from matryoshka2d.encoder.architectures import PostNormParts, architecture_of, layers_of
 from matryoshka2d.encoder.saved_model import SavedModel
-from matryoshka2d.inference.integers import IntegerKernels
+from matryoshka2d.inference.integers import IntegerKernels, LayerWeights
 from matryoshka2d.inference.kernels import Kernels
 from matryoshka2d.inference.tokens import Tokens
 
@@ -77,7 +77,13 @@ class PackedLayers:
         self.heads = int(getattr(config, parts.attention_heads))
         self.embeddings = _Embeddings(weights, config, parts, dtype)
         paths = [f"{architecture.layers}.{n}" for n in range(depth)]
-        self.layers = [_Layer(weights, path, parts, parts.eps(config), dtype, kernels) for path in paths]
+        eps = parts.eps(config)
+        self.layers = [_Layer(weights, path, parts, eps, dtype, kernels) for path in paths]
+        self.whole: LayerWeights | None = None
+        if isinstance(kernels, IntegerKernels) and all(layer.compiled for layer in self.layers):
+            maps = [layer.maps for layer in self.layers]
+            norms = [layer.norms for layer in self.layers]
+            self.whole = LayerWeights(maps, norms, self.heads, eps)
 
     @classmethod
     def of(
@@ -94,11 +100,21 @@ class PackedLayers:
 
     def __call__(self, tokens: Tokens, groups: Groups, layers: int) -> Tensor:
         """Return the token states [rows, hidden] after so many layers; see `exits`."""
+        run = self._whole(tokens, groups)
+        if run is not None:
+            return run(0, layers)
         *_, states = self.exits(tokens, groups, layers)
         return states
 
     def exits(self, tokens: Tokens, groups: Groups, layers: int) -> Iterator[Tensor]:
-        """Yield the token states [rows, hidden] after each layer; rows after the last token are padding."""
+        """Yield the token states [rows, hidden] after each layer; rows after the last token are padding.
+
+        The states of one layer are gone when those of the next are asked for.
+        """
+        run = self._whole(tokens, groups)
+        if run is not None:
+            yield from (run(n, n + 1) for n in range(layers))
+            return
         states = self.embeddings(tokens, groups, self.kernels)
         buckets = _buckets(groups)
         if self.layers[0].up.fused:
@@ -106,6 +122,22 @@ class PackedLayers:
         for layer in self.layers[:layers]:
             states = layer(states, groups, buckets, self.heads, self.kernels)
             yield states
+
+    def _whole(self, tokens: Tokens, groups: Groups) -> Callable[[int, int], Tensor] | None:
+        """Return what runs layers of a batch in one compiled call, where all of them can be."""
+        kernels, weights = self.kernels, self.whole
+        if weights is None or not isinstance(kernels, IntegerKernels):
+            return None
+        width = weights.hidden // self.heads
+        if not all(kernels.attends(torch.float32, width, length) for *_, length in groups.spans):
+            return None
+        states = self.embeddings(tokens, groups, kernels)
+
+        def run(first: int, last: int) -> Tensor:
+            kernels.layers(states, groups.spans, weights, first, last)
+            return states
+
+        return run
 
 
 def rows_of(tokens: int) -> int:
@@ -182,7 +214,26 @@ class _Layer:
 
     @property
     def bytes(self) -> int:
-        return sum(linear.bytes for linear in (self.qkv, self.attention_output, self.up, self.down))
+        return sum(linear.bytes for linear in self._linears)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether every map has a compiled form."""
+        return all(linear.kernels is not None for linear in self._linears)
+
+    @property
+    def maps(self) -> list[tuple[Any, Tensor]]:
+        """Weight and bias of each map, in order."""
+        return [(linear.weight, linear.bias) for linear in self._linears]
+
+    @property
+    def norms(self) -> list[list[Tensor]]:
+        """Weight and bias, float32, of both norms."""
+        return [norm.exact for norm in (self.attention_norm, self.output_norm)]
+
+    @property
+    def _linears(self) -> tuple[_Linear, ...]:
+        return self.qkv, self.attention_output, self.up, self.down
 
     def __call__(
         self,
@@ -314,7 +365,7 @@ class _Linear:
         outputs, inputs = self.weight.shape
         self.kernels: Any = kernels if kernels is not None and kernels.maps(dtype, inputs, outputs) else None
         has_library: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        self.fused = has_library and multiplied_in(dtype) == dtype
+        self.fused = has_library and multiplied_in(dtype) == dtype and self.kernels is None
         if self.kernels is None:
             self.weight, self.bias = (part.to(multiplied_in(dtype)) for part in (self.weight, self.bias))
         self.bytes = self.weight.nbytes + self.bias.nbytes

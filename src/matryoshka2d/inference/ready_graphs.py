@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matryoshka2d.encoder.default_model import resolve_model
-from matryoshka2d.encoder.model_files import files_fingerprint
+from matryoshka2d.encoder.fingerprints import files_fingerprint
 from matryoshka2d.encoder.saved_tokenizer import SavedTexts, SavedTokenizer
 from matryoshka2d.errors import UserError
 from matryoshka2d.export.signature import PROMPT_LENGTH, export_record, is_onnx_export

@@ -314,9 +314,10 @@ def measured_quality(
     UserError
         If there are no sources and the model carries none.
     """
+    from matryoshka2d.encoder.fingerprints import weights_fingerprint
     from matryoshka2d.evaluation.agreement import fidelity
     from matryoshka2d.evaluation.quality import labelled_qualities
-    from matryoshka2d.evaluation.record import fingerprint, store_quality, stored_quality
+    from matryoshka2d.evaluation.record import store_quality, stored_quality
 
     if sources.texts:
         return fidelity(
@@ -328,7 +329,7 @@ def measured_quality(
             name=name,
             show_progress_bar=show_progress_bar,
         )
-    weights = fingerprint(encoder)
+    weights = weights_fingerprint(encoder)
     if not (sources.sts or sources.retrieval):
         stored = stored_quality(encoder.record, precision, weights)
         if stored is None:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from matryoshka2d.encoder.default_model import resolve_model
+from matryoshka2d.encoder.fingerprints import weights_fingerprint
 from matryoshka2d.encoder.loading import side_prompt
 from matryoshka2d.errors import UserError, did_you_mean
 from matryoshka2d.evaluation.cost import vector_bytes
 from matryoshka2d.evaluation.quality import Quality
-from matryoshka2d.evaluation.record import fingerprint, holds_quality, stored_quality
+from matryoshka2d.evaluation.record import holds_quality, stored_quality
 from matryoshka2d.inference import open_engine
 from matryoshka2d.inference.request_batching import BatchingEngine
 from matryoshka2d.serving.options import ServeOptions
@@ -265,7 +266,7 @@ def _quality(model: str) -> Quality | None:
 
     encoder = ElasticEncoder(str(folder), device="cpu")
     try:
-        return stored_quality(encoder.record, "float32", fingerprint(encoder))
+        return stored_quality(encoder.record, "float32", weights_fingerprint(encoder))
     except UserError as error:
         _LOG.warning("%s: %s", model, error)
         return None

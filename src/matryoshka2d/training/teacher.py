@@ -27,9 +27,11 @@ from matryoshka2d.data.stream_batch_sampler import DATASET
 from matryoshka2d.encoder import loading
 from matryoshka2d.encoder.default_model import resolve_model
 from matryoshka2d.encoder.elastic import ElasticEncoder
+from matryoshka2d.encoder.fingerprints import weights_fingerprint
 from matryoshka2d.encoder.finite import check_finite
 from matryoshka2d.encoder.heads import ExitHeads
 from matryoshka2d.encoder.hub import hub_arguments
+from matryoshka2d.encoder.saved_model import HEADS, SHALLOW
 from matryoshka2d.encoder.tower import ShallowTower
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import naming_the_cache, open_vectors, staged_file, take_room, user_cache
@@ -178,12 +180,8 @@ def cache_folder() -> Path:
 
 
 def _fingerprint(teacher: SentenceTransformer, texts: Iterable[Prompted]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in teacher.state_dict().items():
-        if name.startswith(("exit_heads.", "shallow.")):  # they have no part in the full size
-            continue
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().numpy().tobytes())
+    # Heads and a shallow tower have no part in the full size.
+    digest = hashlib.sha256(weights_fingerprint(teacher, [HEADS, SHALLOW]).encode())
     # The same weights under another pooling or prompt are another teacher.
     modules = [repr(module) for module in teacher if not isinstance(module, (ExitHeads, ShallowTower))]
     prompts = (teacher.prompts, teacher.default_prompt_name)

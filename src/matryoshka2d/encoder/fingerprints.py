@@ -1,4 +1,4 @@
-"""What a model's folder holds, as one short name: another bit in any file is another name.
+"""What a model is, as one short name: another bit in any weight or file is another name.
 
 Reading all weights to see that they are still the same takes longer than a first vector should. So the digest
 of a large file is kept in the user's cache, and counts as long as the file system says that nobody has
@@ -12,17 +12,51 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import staged_file, user_cache
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Smaller files are read faster than what is known of them is looked up.
 _LARGE = 1 << 20
 # Seconds for which a file must have been left alone: a clock's tick may hide a second change within it.
 _SETTLED = 2.0
 _NO_PART = (".md", ".log")
+
+
+def weights_fingerprint(model: nn.Module, without: Sequence[str] = ()) -> str:
+    """Return a name for every weight of a model, the same however the model was saved.
+
+    Parameters
+    ----------
+    model
+        An `ElasticEncoder`, loaded whole, or another module.
+    without
+        Names of modules that do not count, those within them neither.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> weights_fingerprint(model) == weights_fingerprint(model, ["1"])
+    False
+    """
+    import torch
+
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(tuple(f"{part}." for part in without)):
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
 def files_fingerprint(folder: Path) -> str | None:
