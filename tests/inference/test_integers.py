@@ -102,7 +102,7 @@ def test_attention_is_torchs(texts: int, length: int, width: int, heads: int) ->
     torch.manual_seed(length)
     hidden = heads * width
     qkv, out = torch.randn(texts * length, 3 * hidden), torch.empty(texts * length, hidden)
-    kernels.attention(qkv, out, texts, length, heads)
+    kernels.attention(qkv, out, [(0, texts, length)], heads)
     query, key, value = qkv.double().view(texts, length, 3, heads, width).permute(2, 0, 3, 1, 4)
     expected = functional.scaled_dot_product_attention(query, key, value)
     torch.testing.assert_close(
@@ -143,9 +143,7 @@ def test_layers_in_one_call_are_the_maps_and_norms_one_by_one(
     kernels.layers(found, placed, weights, 0, count)
     for (qkv, output, up, down), (first, second) in zip(maps, norms, strict=True):
         joined, attended = kernels.linear(expected, *qkv), torch.empty_like(expected)
-        for start, texts, length in placed:
-            rows = slice(start, start + texts * length)
-            kernels.attention(joined[rows], attended[rows], texts, length, heads)
+        kernels.attention(joined, attended, placed, heads)
         summed = kernels.linear(attended, *output, "add", expected)
         states = functional.layer_norm(summed, (hidden,), *first, 1e-12)
         summed = kernels.linear(kernels.linear(states, *up, "gelu"), *down, "add", states)
@@ -190,9 +188,9 @@ def test_shapes_that_do_not_fit_are_refused_before_memory_is_read() -> None:
         lambda: kernels.linear(x, panels, torch.zeros(32)),
         lambda: kernels.linear(x.double(), panels, bias),
         lambda: kernels.linear(x, panels, bias, "add", torch.zeros(3, 16)),
-        lambda: kernels.attention(torch.zeros(4, 96), torch.zeros(4, 32), 1, 5, 1),
-        lambda: kernels.attention(torch.zeros(600, 96), torch.zeros(600, 32), 1, 600, 1),
-        lambda: kernels.attention(torch.zeros(4, 48), torch.zeros(4, 16), 1, 4, 1),
+        lambda: kernels.attention(torch.zeros(4, 96), torch.zeros(4, 32), [(0, 1, 5)], 1),
+        lambda: kernels.attention(torch.zeros(600, 96), torch.zeros(600, 32), [(0, 1, 600)], 1),
+        lambda: kernels.attention(torch.zeros(4, 48), torch.zeros(4, 16), [(0, 1, 4)], 1),
     ):
         with pytest.raises(ValueError, match=r"shape|float32"):
             wrong()

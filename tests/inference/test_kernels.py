@@ -37,7 +37,7 @@ def test_attention(compiled: Kernels, texts: int, length: int, heads: int, width
     torch.manual_seed(length)
     qkv = (spread * torch.randn(texts * length, 3 * heads * width)).bfloat16()
     out = torch.full((texts * length, heads * width), math.nan, dtype=torch.bfloat16)
-    compiled.attention(qkv, out, texts, length, heads)
+    compiled.attention(qkv, out, [(0, texts, length)], heads)
     query, key, value = qkv.float().view(texts, length, 3, heads, width).permute(2, 0, 3, 1, 4)
     exact = torch.nn.functional.scaled_dot_product_attention(query, key, value)
     parts = (part.bfloat16() for part in (query, key, value))
@@ -166,8 +166,9 @@ int main(void) {
         for (int j = 0; j < 3; j++) {
             const long rows = 2 * lengths[i], hidden = 2 * widths[j];
             float *qkv = floats(rows * 3 * hidden), *out = floats(rows * hidden);
-            if (attention(qkv, out, 2, lengths[i], 2, widths[j], 0.2f)) return 4;
-            if (attention(qkv, out, 1, 513, 2, widths[j], 0.2f) != -1) return 5;
+            const long span[] = {0, 2, lengths[i]}, over[] = {0, 1, 513};
+            if (attention(qkv, out, span, 1, rows, hidden, 2, 0.2f)) return 4;
+            if (attention(qkv, out, over, 1, 513, hidden, 2, 0.2f) != -1) return 5;
             free(qkv), free(out);
         }
     const long shaped[][3] = {{1, 32, 16}, {2, 64, 48}, {4, 128, 528}};

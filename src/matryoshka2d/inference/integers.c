@@ -244,20 +244,38 @@ __attribute__((always_inline)) static inline void attend(
     }
 }
 
-// qkv: float [texts * length, 3 * heads * width]; out: float [texts * length, heads * width].
-// width is 32, 64 or 128, length at most 512; else -1. scale holds 1 / sqrt(width) times log2(e).
-int attention(const float *qkv, float *out, long texts, long length, long heads, long width, float scale) {
-    if (length < 1 || length > LONGEST || (width != 32 && width != 64 && width != 128)) return -1;
-    const long hidden = heads * width;
-    for (long text = 0; text < texts; text++)
-        for (long head = 0; head < heads; head++) {
-            const float *query = qkv + text * length * 3 * hidden + head * width;
-            const float *key = query + hidden, *value = query + 2 * hidden;
-            float *target = out + text * length * hidden + head * width;
-            if (width == 32) attend(query, key, value, target, length, 3 * hidden, hidden, scale, 32);
-            else if (width == 64) attend(query, key, value, target, length, 3 * hidden, hidden, scale, 64);
-            else attend(query, key, value, target, length, 3 * hidden, hidden, scale, 128);
-        }
+// Whether heads have 32, 64 or 128 dims, and texts of at most 512 rows lie end to end and fill all rows.
+// spans: [groups][3]: first row, texts and length of texts of one length.
+static int attends(const long *spans, long groups, long rows, long hidden, long heads) {
+    const long width = heads > 0 ? hidden / heads : 0;
+    if (width * heads != hidden || (width != 32 && width != 64 && width != 128)) return 0;
+    long next = 0;
+    for (const long *span = spans; span < spans + 3 * groups; span += 3) {
+        const long start = span[0], texts = span[1], length = span[2];
+        if (start != next || length < 1 || length > LONGEST || texts < 1 || texts > (rows - start) / length) return 0;
+        next = start + texts * length;
+    }
+    return next == rows;
+}
+
+// qkv: float [rows, 3 * hidden]; out: float [rows, hidden]; scale holds 1 / sqrt(dims of a head) times log2(e).
+// What `attends` refuses is -1, and nothing is touched.
+int attention(
+    const float *qkv, float *out, const long *spans, long groups, long rows, long hidden, long heads, float scale
+) {
+    if (!attends(spans, groups, rows, hidden, heads)) return -1;
+    const long width = hidden / heads;
+    for (const long *span = spans; span < spans + 3 * groups; span += 3)
+        for (long text = 0; text < span[1]; text++)
+            for (long head = 0; head < heads; head++) {
+                const long length = span[2], row = span[0] + text * length;
+                const float *query = qkv + row * 3 * hidden + head * width;
+                const float *key = query + hidden, *value = query + 2 * hidden;
+                float *target = out + row * hidden + head * width;
+                if (width == 32) attend(query, key, value, target, length, 3 * hidden, hidden, scale, 32);
+                else if (width == 64) attend(query, key, value, target, length, 3 * hidden, hidden, scale, 64);
+                else attend(query, key, value, target, length, 3 * hidden, hidden, scale, 128);
+            }
     return 0;
 }
 
@@ -292,18 +310,6 @@ typedef struct {
     const float *attention_weight, *attention_bias, *output_weight, *output_bias;
 } Layer;
 
-// The length of the text that needs most, or -1 where texts do not lie end to end within the rows.
-static long longest_of(const long *spans, long groups, long rows) {
-    long longest = 0, next = 0;
-    for (long i = 0; i < groups; i++) {
-        const long start = spans[3 * i], texts = spans[3 * i + 1], length = spans[3 * i + 2];
-        if (start != next || texts < 1 || length < 1 || length > rows || texts > (rows - start) / length) return -1;
-        next = start + texts * length;
-        if (length > longest) longest = length;
-    }
-    return next == rows ? longest : -1;
-}
-
 // Some layers of a BERT-like model, one after the other, on texts that lie end to end; in place.
 // states: float [rows, hidden]; spans: [groups][3]: first row, texts and length of texts of one length;
 // room: float [rows * 4 * hidden + 48 * (inner + hidden)], whatever it holds.
@@ -312,17 +318,15 @@ int layers(
     float *states, const Layer *all, const long *spans, float *room, long count, long groups, long rows, long hidden,
     long inner, long heads, float eps, float scale
 ) {
-    const long longest = longest_of(spans, groups, rows), width = heads > 0 ? hidden / heads : 0;
-    if (longest < 0 || longest > LONGEST || heads < 1 || width * heads != hidden) return -1;
-    if ((width != 32 && width != 64 && width != 128) || hidden > MOST_INPUTS || hidden % COLUMNS) return -1;
+    if (hidden < COLUMNS || hidden > MOST_INPUTS || hidden % COLUMNS) return -1;
     if (inner < COLUMNS || inner > MOST_INPUTS || inner % COLUMNS) return -1;
+    if (!attends(spans, groups, rows, hidden, heads)) return -1;
     float *qkv = room, *attended = qkv + rows * 3 * hidden, *wide = attended + rows * hidden;
     float *sums = wide + BLOCK * inner;
     for (const Layer *layer = all; layer < all + count; layer++) {
         const Map *map = &layer->qkv;
         linear(states, map->panels, map->scales, map->bias, qkv, qkv, rows, hidden, 3 * hidden, PLAIN);
-        for (const long *span = spans; span < spans + 3 * groups; span += 3)
-            attention(qkv + span[0] * 3 * hidden, attended + span[0] * hidden, span[1], span[2], heads, width, scale);
+        attention(qkv, attended, spans, groups, rows, hidden, heads, scale);
         // Block by block to the end of the layer, so that what lies between the maps stays in the cache.
         for (long first = 0; first < rows; first += BLOCK) {
             const long some = rows - first < BLOCK ? rows - first : BLOCK;

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _WIDTHS = (32, 64, 128)
@@ -22,6 +23,8 @@ _LONGEST = 512
 _MOST_INPUTS = 4096
 _COLUMNS = 16
 _BLOCK = 48
+Spans = Sequence[tuple[int, int, int]]
+"""First row, texts and length of the texts of one length, for texts that are laid end to end."""
 _THEN = {"none": 0, "gelu": 1, "add": 2}
 # The largest activation, as in the C file.
 _LARGEST = 2047
@@ -42,7 +45,7 @@ class IntegerKernels:
         self._linear = loaded.linear
         self._linear.argtypes = [*[pointer] * 6, *[number] * 3, ctypes.c_int]
         self._attention = loaded.attention
-        self._attention.argtypes = [pointer, pointer, *[number] * 4, real]
+        self._attention.argtypes = [*[pointer] * 3, *[number] * 4, real]
         self._layers = loaded.layers
         self._layers.argtypes = [*[pointer] * 4, *[number] * 6, real, real]
 
@@ -115,21 +118,24 @@ class IntegerKernels:
         """Whether heads of this width and texts of this length have the compiled attention."""
         return dtype == torch.float32 and width in _WIDTHS and length <= _LONGEST
 
-    def attention(self, qkv: Tensor, out: Tensor, texts: int, length: int, heads: int) -> None:
-        """Write the attention of texts of one length, computed in fp32.
+    def attention(self, qkv: Tensor, out: Tensor, spans: Spans, heads: int) -> None:
+        """Write the attention of texts that are laid end to end, computed in fp32.
 
         Parameters
         ----------
         qkv
-            float32 [texts * length, 3 * hidden], contiguous: queries, keys and values of all heads.
+            float32 [rows, 3 * hidden], contiguous: queries, keys and values of all heads.
         out
-            float32 [texts * length, hidden], contiguous: filled.
-        texts, length, heads
-            The shape of it.
+            float32 [rows, hidden], contiguous: filled, but for rows after the last text.
+        spans
+            First row, texts and length of the texts of one length, in order.
+        heads
+            How many.
         """
-        width = check_attention(qkv, out, texts, length, heads, torch.float32)
-        scale = math.log2(math.e) / math.sqrt(width)
-        done = self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale)
+        rows = check_attention(qkv, out, spans, torch.float32)
+        places, scale = _places(spans), math.log2(math.e) * math.sqrt(heads / out.shape[1])
+        pointers = (qkv.data_ptr(), out.data_ptr(), places.ctypes.data)
+        done = self._attention(*pointers, len(places), rows, out.shape[1], heads, scale)
         check(done == 0, "a shape that does not fit")
 
     def layers(self, states: Tensor, spans: Spans, weights: LayerWeights, first: int, last: int) -> None:
@@ -149,7 +155,7 @@ class IntegerKernels:
         rows, hidden = states.shape
         check(states.dtype == torch.float32 and states.is_contiguous(), "not contiguous float32")
         check(hidden == weights.hidden and 0 <= first <= last <= len(weights), "states of another shape")
-        places = np.array(spans, dtype=np.int64).reshape(-1, 3)
+        places = _places(spans)
         room = torch.empty(4 * rows * hidden + _BLOCK * (weights.inner + hidden))
         done = self._layers(
             states.data_ptr(),
@@ -168,7 +174,6 @@ class IntegerKernels:
         check(done == 0, "a shape that does not fit")
 
 
-Spans = Sequence[tuple[int, int, int]]
 _Map = tuple[tuple[Tensor, Tensor], Tensor]
 
 
@@ -244,14 +249,19 @@ def whole_numbers(inputs: int) -> int:
     return min(2**15 - 1, (2**31 - 1) // (_LARGEST * inputs))
 
 
-def check_attention(qkv: Tensor, out: Tensor, texts: int, length: int, heads: int, dtype: torch.dtype) -> int:
-    """Return the width of a head, once all that a compiled attention reads and writes is seen to be there."""
-    width = out.shape[1] // heads
+def check_attention(qkv: Tensor, out: Tensor, spans: Spans, dtype: torch.dtype) -> int:
+    """Return how many rows texts have, once all that is read and written is seen to be there."""
     check(qkv.dtype == out.dtype == dtype, f"not {dtype}")
     check(qkv.is_contiguous() and out.is_contiguous(), "not contiguous")
-    check(qkv.shape == (texts * length, 3 * heads * width), "queries, keys, values of another shape")
-    check(out.shape == (texts * length, heads * width), "an output of another shape")
-    return width
+    check(qkv.shape == (len(out), 3 * out.shape[1]), "queries, keys, values of another shape")
+    rows = max((start + texts * length for start, texts, length in spans), default=0)
+    check(rows <= len(out), "an output of another shape")
+    return rows
+
+
+def _places(spans: Spans) -> NDArray[np.int64]:
+    """Return spans as the compiled functions read them, int64 [groups, 3]."""
+    return np.array(spans, dtype=np.int64).reshape(-1, 3)
 
 
 def check(holds: bool, what: str) -> None:

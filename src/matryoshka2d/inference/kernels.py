@@ -25,7 +25,7 @@ from torch import Tensor
 from matryoshka2d.encoder.precision import kernel_flags
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import staged_file, user_cache
-from matryoshka2d.inference.integers import FloatKernels, IntegerKernels, check, check_attention
+from matryoshka2d.inference.integers import FloatKernels, IntegerKernels, Spans, check, check_attention
 
 SWITCH = "MATRYOSHKA2D_KERNELS"
 """Environment variable: ``0`` leaves the compiled kernels out."""
@@ -75,23 +75,29 @@ class Kernels:
         """Whether heads of this width and texts of this length are worth the compiled attention."""
         return dtype == torch.bfloat16 and width in _WIDTHS and length <= _LONGEST
 
-    def attention(self, qkv: Tensor, out: Tensor, texts: int, length: int, heads: int) -> None:
-        """Write the attention of texts of one length.
+    def attention(self, qkv: Tensor, out: Tensor, spans: Spans, heads: int) -> None:
+        """Write the attention of texts that are laid end to end.
 
         Parameters
         ----------
         qkv
-            bf16 [texts * length, 3 * hidden], contiguous: queries, keys and values of all heads.
+            bf16 [rows, 3 * hidden], contiguous: queries, keys and values of all heads.
         out
-            bf16 [texts * length, hidden], contiguous: filled.
-        texts, length, heads
-            The shape of it.
+            bf16 [rows, hidden], contiguous: filled, but for rows after the last text.
+        spans
+            First row, texts and length of the texts of one length, in order.
+        heads
+            How many.
         """
-        width = check_attention(qkv, out, texts, length, heads, torch.bfloat16)
+        check_attention(qkv, out, spans, torch.bfloat16)
+        hidden = out.shape[1]
+        width = hidden // heads
         scale = math.log2(math.e) / math.sqrt(width)
-        tiles = self.tiles and length > _SHORT
-        done = self._attention(qkv.data_ptr(), out.data_ptr(), texts, length, heads, width, scale, tiles)
-        check(done == 0, "a shape that does not fit")
+        for start, texts, length in spans:
+            own, filled = qkv[start:].data_ptr(), out[start:].data_ptr()
+            tiles = self.tiles and length > _SHORT
+            done = self._attention(own, filled, texts, length, heads, width, scale, tiles)
+            check(width * heads == hidden and done == 0, "a shape that does not fit")
 
     def maps(self, dtype: torch.dtype, inputs: int, outputs: int) -> bool:
         """Whether linear maps of this shape are worth the compiled one; the matrix unit is the library's."""

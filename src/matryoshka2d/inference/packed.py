@@ -305,9 +305,7 @@ def _attention(
     width = hidden // heads
     out = torch.zeros((len(qkv), hidden), dtype=qkv.dtype)
     if kernels is not None and all(kernels.attends(qkv.dtype, width, length) for *_, length in groups.spans):
-        for start, texts, length in groups.spans:
-            span = slice(start, start + texts * length)
-            kernels.attention(qkv[span], out[span], texts, length, heads)
+        kernels.attention(qkv, out, groups.spans, heads)
         return out
     for bucket in buckets:
         own = qkv[bucket.rows] if bucket.gather is None else qkv[bucket.rows].index_select(0, bucket.gather)
