@@ -46,6 +46,7 @@ from matryoshka2d.evaluation.cosine import block_cosines, top_k
 from matryoshka2d.evaluation.exits import side_exits
 from matryoshka2d.evaluation.own_documents import own_documents
 from matryoshka2d.files import staged_file, user_cache
+from matryoshka2d.inference.engine_exits import exits_in
 from matryoshka2d.size import Size
 from matryoshka2d_reproduction.keys import key_of, key_of_texts
 
@@ -78,20 +79,21 @@ Scores = dict[str, Floats]
 class Stack:
     """The layers of a model and what follows them, without heads; vectors of its exits are kept on disk."""
 
-    def __init__(self, encoder: ElasticEncoder, folder: Path) -> None:
+    def __init__(self, encoder: ElasticEncoder, folder: Path, precision: str) -> None:
         self.heads = encoder.heads
+        self.precision = precision
         self.plain = encoder.first_layers(encoder.depth)
         digest = hashlib.sha256(repr([self.plain.max_seq_length, self.plain.depth]).encode())
         for name, weight in sorted(self.plain.state_dict().items()):
             digest.update(name.encode() + weight.cpu().numpy().tobytes())
-        self.key = digest.hexdigest()[:16]
+        self.key = f"{digest.hexdigest()[:16]}{'' if precision == 'fp32' else f'-{precision}'}"
         self.folder = folder / self.key
 
     def exits(self, texts: Sequence[str], prompt: str, layers: Sequence[int]) -> dict[int, Any]:
         """Return layer → float32 [texts, width], of unit length, behind the heads."""
         file = self.folder / f"{key_of(prompt, key_of_texts(texts))}.npy"
         if not file.is_file():
-            found = self.plain.exits(texts, prompt=prompt)
+            found = exits_in(self.plain, self.precision).exits(texts, prompt=prompt)
             self.folder.mkdir(parents=True, exist_ok=True)
             with staged_file(file) as temporary, temporary.open("wb") as opened:
                 np.save(opened, np.stack([found[n] for n in sorted(found)]))
@@ -110,11 +112,12 @@ class Stack:
 class KeptModel:
     """A model as the evaluation asks for it, of one stack, or of two where it has a shallow tower."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, precision: str) -> None:
         encoder = ElasticEncoder(name, device="cpu")
         self.depth, self.width = encoder.depth, encoder.width
         self.prompts, self.default_prompt_name = encoder.prompts, encoder.default_prompt_name
-        stacks = {id(one): Stack(one, folder) for one in (encoder, encoder.tower) if one is not None}
+        parts = [one for one in (encoder, encoder.tower) if one is not None]
+        stacks = {id(one): Stack(one, folder, precision) for one in parts}
         self.stacks = {n: stacks[id(encoder.answering(n))] for n in range(1, self.depth + 1)}
         heads = [
             own.linear.weight.detach().cpu().numpy().tobytes()
@@ -376,6 +379,9 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["english"], help="groups, or sets by name")
     parser.add_argument("--layers", type=int, nargs="+", help="all that every model has, by default")
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 384])
+    parser.add_argument(
+        "--precision", default="fp32", help="fp32, or int16, which moves scores by hundredths"
+    )
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("name the folder of the data: --data FOLDER, or MATRYOSHKA2D_DATA")
@@ -383,14 +389,15 @@ def main() -> None:
     folder = user_cache("depth-benchmark")
     named = dict(one.split("=", 1) for one in arguments.model or ["untouched=default"])
     about = dict(one.split("=", 1) for one in arguments.about)
-    models = {name: KeptModel(path, folder) for name, path in named.items()}
+    models = {name: KeptModel(path, folder, arguments.precision) for name, path in named.items()}
     depth = min(model.depth for model in models.values())
     sizes = [Size(n, d) for n in arguments.layers or range(1, depth + 1) for d in sorted(arguments.dims)]
     names = [name for asked in arguments.sets for name in GROUPS.get(asked, (asked,))]
     result: dict[str, Any] = {
         **facts(),
         "command": "python benchmarks/depth.py "
-        + " ".join([f"--sets {' '.join(arguments.sets)}", *(f"--model {name}=FOLDER" for name in named)]),
+        + " ".join([f"--sets {' '.join(arguments.sets)}", *(f"--model {name}=FOLDER" for name in named)])
+        + ("" if arguments.precision == "fp32" else f" --precision {arguments.precision}"),
         "sets": {},
         "models": {name: {"about": about.get(name, ""), "sets": {}, "means": {}} for name in models},
     }
