@@ -379,9 +379,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["english"], help="groups, or sets by name")
     parser.add_argument("--layers", type=int, nargs="+", help="all that every model has, by default")
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 384])
-    parser.add_argument(
-        "--precision", default="fp32", help="fp32, or int16, which moves scores by hundredths"
-    )
+    parser.add_argument("--precision", default="fp32", help="fp32, or another of evaluate")
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("name the folder of the data: --data FOLDER, or MATRYOSHKA2D_DATA")

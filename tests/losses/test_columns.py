@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
-from itertools import pairwise
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -18,12 +17,10 @@ from torch import Tensor
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.losses.columns import (
     ExitVectors,
-    _grouping,
+    _grouped,
     _merge,
     _run_in_groups,
-    by_rows,
-    by_stretch,
-    by_tokens,
+    _slices,
     exit_columns,
 )
 from tests import tiny
@@ -127,7 +124,7 @@ def test_a_group_holds_texts_of_similar_length_and_no_more_padding_than_it_needs
     columns = tokenized(model, [(["cat", "the dog"] * 3, None), ([" ".join(["cat"] * 20)] * 6, None)])
     seen: list[dict[str, Any]] = []
     exit_columns(spied(model, seen), columns, LAYERS, rows_per_group=6)
-    assert [tuple(group["input_ids"].shape) for group in seen] == [(6, 4), (6, 22)]
+    assert [tuple(group["input_ids"].shape) for group in seen] == [(6, 22), (6, 4)]
 
 
 def test_groups_are_as_many_as_the_rows_need_and_equally_full() -> None:
@@ -177,23 +174,13 @@ def test_vectors_are_float32_whatever_the_model_computes_in() -> None:
     assert {column.dtype for n in LAYERS for column in found[n]} == {torch.float32}
 
 
-@given(st.lists(st.integers(1, 512), min_size=1, max_size=300))
-def test_groups_of_a_gpu_are_few_and_no_text_stretches_others_far(lengths: list[int]) -> None:
-    groups = by_stretch(torch.tensor(lengths))
-    assert sorted(torch.cat(list(groups)).tolist()) == list(range(len(lengths)))
-    held = [[lengths[row] for row in group.tolist()] for group in groups]
-    assert all(max(group) <= 3 * min(group) + 16 for group in held)
-    assert all(min(later) > 3 * min(group) + 16 for group, later in pairwise(held))
-    assert len(groups) <= 5
-
-
 def test_what_was_asked_for_decides_the_groups_then_the_device() -> None:
     lengths = torch.tensor([5, 90, 9, 31, 7])
     for on_cpu in (True, False):
-        assert len(_grouping(on_cpu, 2, None)(lengths)) == len(by_rows(lengths, 2)) == 3
-        assert len(_grouping(on_cpu, None, 90)(lengths)) == len(by_tokens(lengths, 90)) == 3
-    assert len(_grouping(True, None, None)(lengths)) == 1
-    assert len(_grouping(False, None, None)(lengths)) == len(by_stretch(lengths)) == 2
+        assert len(_grouped(lengths, _slices(on_cpu, 2, None))) == 3
+        assert len(_grouped(lengths, _slices(on_cpu, None, 90))) == 3
+    assert len(_grouped(lengths, _slices(True, None, None))) == 1
+    assert len(_grouped(lengths, _slices(False, None, None))) == 2
 
 
 def test_groups_of_a_gpu_give_the_same_vectors() -> None:
@@ -201,8 +188,10 @@ def test_groups_of_a_gpu_give_the_same_vectors() -> None:
     column = model.preprocess([" ".join(["the"] * count) for count in (1, 30, 4, 2, 12)])
     merged = _merge([column])
     found, whole = (
-        _run_in_groups(model.exit_vectors, merged, LAYERS, groups(merged["attention_mask"].sum(dim=1)))
-        for groups in (by_stretch, partial(by_rows, rows=100))
+        _run_in_groups(
+            model.exit_vectors, merged, LAYERS, _grouped(merged["attention_mask"].sum(dim=1), slices)
+        )
+        for slices in (_slices(False, None, None), _slices(False, 100, None))
     )
     for n in LAYERS:
         torch.testing.assert_close(found[n], whole[n], rtol=1e-4, atol=1e-5)

@@ -9,13 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from matryoshka2d.encoder.elastic import ElasticEncoder
 from matryoshka2d.losses.all_gather import same_chance
-from matryoshka2d.losses.columns import _merge, _take, by_rows, by_tokens, exit_columns
+from matryoshka2d.losses.columns import (
+    Words,
+    _grouped,
+    _merge,
+    _run_in_groups,
+    _slices,
+    exit_columns,
+    table_of,
+)
 from matryoshka2d.losses.elastic_loss import ElasticLoss
 from matryoshka2d.losses.strategies import STRATEGIES, Shape, make_strategy
 from matryoshka2d.losses.strategies.base import StepRandom
@@ -127,11 +133,14 @@ def test_with_dropout_it_is_the_gradient_of_the_same_mini_batches_uncached(
 
     def uncached() -> Tensor:
         plan, merged = loss.plan(), _merge(columns)
-        members = by_tokens(merged["attention_mask"].sum(dim=1), TOKENS)
+        members = _grouped(merged["attention_mask"].sum(dim=1), _slices(True, None, TOKENS))
         assert len(members) > 3
-        outputs = [encoder(_take(merged, rows), exits=plan.layers())["exit_vectors"] for rows in members]
-        back = torch.argsort(torch.cat(list(members)))
-        exits = {n: torch.cat([output[n] for output in outputs])[back].split(ROWS) for n in plan.layers()}
+        table = table_of(encoder.base)
+        assert table is not None
+        merged = {**merged, "words": Words(table, [merged["input_ids"]])}
+        weights = [weight for weight in encoder.parameters() if weight.requires_grad]
+        vectors = _run_in_groups(encoder.exit_vectors, merged, plan.layers(), members, weights)
+        exits = {n: vectors[n].split(ROWS) for n in plan.layers()}
         chance = StepRandom(loss.seed, loss.step).getrandbits(63)
         with same_chance(chance, torch.device("cpu")):
             return step_loss(plan, exits, loss.objective, None, loss.as_output)
@@ -228,11 +237,15 @@ def test_shallow_queries_that_meet_deep_documents_are_cached_too(
 def test_layers_may_be_checkpointed_within_mini_batches(encoders: Callable[[float], ElasticEncoder]) -> None:
     encoder = encoders(0.1)
     columns, _ = batch(encoder, "pairs")
-    loss = ElasticLoss(encoder, mini_batch_tokens=TOKENS)
-    expected = seeded(encoder, lambda: loss(columns))
+
+    def total() -> Tensor:
+        exits = exit_columns(encoder.exit_vectors, columns, (2, 4), mini_batch_tokens=TOKENS)
+        return torch.stack([column.square().mean() for own in exits.values() for column in own]).sum()
+
+    expected = seeded(encoder, total)
     set_checkpointing(encoder.base, True)
     try:
-        assert_same(seeded(encoder, lambda: loss(columns)), expected)
+        assert_same(seeded(encoder, total), expected)
     finally:
         set_checkpointing(encoder.base, False)
 
@@ -247,18 +260,6 @@ def test_a_gradient_that_goes_through_the_teacher_is_cached_too(
     whole = seeded(encoder, lambda: ElasticLoss(encoder, "infonce", strategy)(columns))
     cached = ElasticLoss(encoder, "infonce", strategy, mini_batch_tokens=TOKENS)
     assert_same(seeded(encoder, lambda: cached(columns)), whole)
-
-
-@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=30), budget=st.integers(1, 200))
-def test_groups_hold_every_text_once_and_keep_to_their_budget(lengths: list[int], budget: int) -> None:
-    of = torch.tensor(lengths)
-    by_budget, by_count = by_tokens(of, budget), by_rows(of, budget)
-    for groups in (by_budget, by_count):
-        assert sorted(torch.cat(groups).tolist()) == list(range(len(lengths)))
-        ascending = of[torch.cat(groups)].tolist()
-        assert ascending == sorted(lengths)
-    assert all(len(group) * int(of[group].max()) <= budget or len(group) == 1 for group in by_budget)
-    assert all(len(group) <= budget for group in by_count)
 
 
 @pytest.mark.parametrize("tokens", [1, 9, 30, 10_000])

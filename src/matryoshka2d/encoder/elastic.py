@@ -27,6 +27,7 @@ from matryoshka2d.encoder.cores import side_by_side
 from matryoshka2d.encoder.finite import check_finite, check_weights
 from matryoshka2d.encoder.heads import ExitHeads, identity_dense
 from matryoshka2d.encoder.hub import hub_arguments
+from matryoshka2d.encoder.lengths import even_slices
 from matryoshka2d.encoder.saved_model import HEADS, RECORD, SHALLOW
 from matryoshka2d.encoder.tokenizer_settings import settle_tokenizer
 from matryoshka2d.encoder.tower import ShallowTower
@@ -688,12 +689,12 @@ def _batches(
     texts: Sequence[str], lengths: Sequence[int], batch_size: int, show_progress_bar: bool
 ) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Yield (positions, texts) batch by batch, longest texts first so that memory peaks at once."""
-    from tqdm.auto import trange
+    from tqdm.auto import tqdm
 
-    order = np.argsort([-length for length in lengths], kind="stable")
-    for start in trange(0, len(texts), batch_size, desc="Exits", disable=not show_progress_bar):
-        rows = order[start : start + batch_size]
-        yield rows, [texts[row] for row in rows]
+    order = np.argsort(lengths, kind="stable")
+    slices = list(even_slices(np.asarray(lengths)[order], batch_size))
+    for some in tqdm(slices, desc="Exits", disable=not show_progress_bar):
+        yield order[some], [texts[row] for row in order[some]]
 
 
 def without_model(transformer: Transformer) -> Transformer:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matryoshka2d.encoder.fingerprints import weights_fingerprint
+from matryoshka2d.encoder.lengths import padded_slices
 from matryoshka2d.errors import UserError, needs
 from matryoshka2d.export.graph import exit_graph
 from matryoshka2d.export.onnx_files import single_output, write_graphs
 from matryoshka2d.files import naming_the_cache, staged_folder, user_cache
 from matryoshka2d.inference.feeds import feeds
 from matryoshka2d.inference.ready_graphs import SUFFIXES
-from matryoshka2d.inference.request_batching import padded_batches
 from matryoshka2d.inference.tokens import Integers, TextTokenizer, Tokens
 from matryoshka2d.size import Size
 
@@ -152,7 +152,7 @@ class _Calibration:
 
     def _batches(self, tokens: Tokens) -> Iterator[dict[str, Integers]]:
         order = np.argsort(tokens.lengths, kind="stable")
-        for rows in padded_batches(tokens.lengths[order], _CALIBRATION_BUDGET, 0.0):
+        for rows in padded_slices(tokens.lengths[order], _CALIBRATION_BUDGET, waste=0.0):
             yield feeds(self.names, tokens.take(order[rows]), self.tokenizer.fill)
 
     def get_next(self) -> dict[str, Any] | None:

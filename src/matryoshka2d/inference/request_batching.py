@@ -1,4 +1,4 @@
-"""Which texts run together: consecutive texts, ordered by length, up to a budget of tokens."""
+"""An engine that runs texts of similar length together, and callers with few texts beside each other."""
 
 from __future__ import annotations
 
@@ -10,66 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryoshka2d.encoder.finite import check_finite
+from matryoshka2d.encoder.lengths import packed_slices, padded_slices
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference.engine import Runner, Vectors
 from matryoshka2d.inference.queueing import Job
 from matryoshka2d.inference.shape import Shape
-from matryoshka2d.inference.tokens import Integers, TextTokenizer, Tokens
+from matryoshka2d.inference.tokens import TextTokenizer, Tokens
 from matryoshka2d.inference.workers import Workers
 from matryoshka2d.size import Size
-
-
-def packed_batches(lengths: Integers, budget: int) -> Iterator[slice]:
-    """Yield slices of texts that together have at most `budget` tokens, or are one longer text.
-
-    Parameters
-    ----------
-    lengths
-        int64 [texts], ascending.
-    budget
-        Tokens a batch.
-
-    Examples
-    --------
-    >>> list(packed_batches(np.array([2, 2, 3, 9]), 5))
-    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
-    """
-    ends = np.cumsum(lengths)
-    start, done = 0, 0
-    while start < len(lengths):
-        stop = max(start + 1, int(np.searchsorted(ends, done + budget, side="right")))
-        yield slice(start, stop)
-        start, done = stop, int(ends[stop - 1])
-
-
-def padded_batches(lengths: Integers, budget: int, waste: float) -> Iterator[slice]:
-    """Yield slices of texts that, padded to their longest, stay within a budget and pad little.
-
-    Parameters
-    ----------
-    lengths
-        int64 [texts], ascending.
-    budget
-        Tokens a batch, padding included.
-    waste
-        Largest share of a batch that may be padding; 0 for texts of one length alone.
-
-    Examples
-    --------
-    >>> list(padded_batches(np.array([2, 2, 3, 9]), 100, 0.25))
-    [slice(0, 3, None), slice(3, 4, None)]
-    """
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    start = 0
-    while start < len(lengths):
-        rows = np.arange(1, len(lengths) - start + 1)
-        cells = rows * lengths[start:]
-        padding = cells - (ends[start + 1 :] - ends[start])
-        fits = (cells <= budget) & (padding <= waste * cells)
-        stop = start + max(1, int(np.argmin(fits)) if not fits.all() else len(rows))
-        yield slice(start, stop)
-        start = stop
-
 
 # Texts tokenized at a time: few at first, so that computing starts at once; later enough of every length.
 _FIRST_CHUNK = 256
@@ -234,8 +182,10 @@ class BatchingEngine:
         # A text without a token, which some tokenizers make of an empty text, has the zero vector.
         order = order[tokens.lengths[order] > 0]
         lengths, budget, waste = tokens.lengths[order], self.runner.budget, self.runner.waste
-        slices = packed_batches(lengths, budget) if waste is None else padded_batches(lengths, budget, waste)
-        return [order[rows] for rows in reversed(list(slices))]
+        slices = (
+            packed_slices(lengths, budget) if waste is None else padded_slices(lengths, budget, waste=waste)
+        )
+        return [order[rows] for rows in slices]
 
 
 def _place(out: Vectors, rows: NDArray[np.int64], future: Future[Vectors]) -> None:

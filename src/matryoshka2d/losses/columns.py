@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from matryoshka2d.encoder.architectures import Wrapped
+from matryoshka2d.encoder.lengths import Slices, even_slices, padded_slices, similar_slices
 from matryoshka2d.losses.gradient_cache import replayed
 from matryoshka2d.losses.lanes import run_in_lanes
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 Features = Mapping[str, Any]
 ExitVectors = Callable[[dict[str, Any], Sequence[int]], dict[int, Tensor]]
 """Features of texts, and layers → layer → float [texts, width]."""
-Grouping = Callable[[Tensor], Sequence[Tensor]]
-"""Tokens of each text [texts] → the rows of each group."""
 
 # Fewer texts together pad less and divide better among cores, more fill a core better.
 _ROWS_ON_CPU = 24
@@ -54,7 +53,7 @@ def exit_columns(
         The exits to read.
     rows_per_group
         Texts that run together; groups hold texts of similar length. Default 24; on a GPU as many as are
-        not too unlike in length, see `by_stretch`.
+        not too unlike in length: the longest has at most thrice the tokens of the shortest, and 16.
     mini_batch_tokens
         Tokens that run together, padding included, instead of `rows_per_group`. Groups then leave nothing in
         memory but their vectors, and run again in the backward pass: see `losses.gradient_cache`.
@@ -63,7 +62,7 @@ def exit_columns(
         ``words``. None, the default, leaves it to every group.
     weights
         The parameters that `run` learns. Where they are given, on a CPU, groups run side by side, one a core:
-        see `losses.lanes`. Not with `mini_batch_tokens`, which is there to hold one group at a time.
+        see `losses.lanes`. With `mini_batch_tokens` each core then holds one group at a time.
 
     Returns
     -------
@@ -71,19 +70,20 @@ def exit_columns(
         layer → one float32 tensor [batch, width] per column, in the order of the rows.
     """
     on_cpu = columns[0]["attention_mask"].device.type == "cpu"
-    groups = _grouping(on_cpu, rows_per_group, mini_batch_tokens)
-    in_lanes = on_cpu and mini_batch_tokens is None and torch.is_grad_enabled()
-    if mini_batch_tokens is not None:
+    slices = _slices(on_cpu, rows_per_group, mini_batch_tokens)
+    replay = mini_batch_tokens is not None
+    in_lanes = on_cpu and bool(weights) and torch.is_grad_enabled()
+    if replay and not in_lanes:
         run = replayed(run)
     results: dict[int, list[Tensor]] = {n: [torch.empty(0)] * len(columns) for n in layers}
     mergeable = _mergeable(columns)
     parts = [_merge([columns[i] for i in members]) for members in mergeable]
-    divided = [groups(merged["attention_mask"].sum(dim=1)) for merged in parts]
+    divided = [_grouped(merged["attention_mask"].sum(dim=1), slices) for merged in parts]
     if table is not None and sum(map(len, divided)) > 1:
         words = Words(table, [merged["input_ids"] for merged in parts])
         parts = [{**merged, "words": words} for merged in parts]
     for members, merged, rows in zip(mergeable, parts, divided, strict=True):
-        vectors = _run_in_groups(run, merged, layers, rows, weights if in_lanes else ())
+        vectors = _run_in_groups(run, merged, layers, rows, weights if in_lanes else (), replay=replay)
         sizes = [len(columns[i]["attention_mask"]) for i in members]
         for n in layers:
             for i, part in zip(members, torch.split(vectors[n], sizes), strict=True):
@@ -112,13 +112,19 @@ def run_columns(
     )
 
 
-def _grouping(on_cpu: bool, rows_per_group: int | None, mini_batch_tokens: int | None) -> Grouping:
-    """Return how a batch is divided."""
+def _slices(on_cpu: bool, rows_per_group: int | None, mini_batch_tokens: int | None) -> Slices:
+    """Return how a batch is divided, its texts ordered by length."""
     if mini_batch_tokens is not None:
-        return partial(by_tokens, tokens=mini_batch_tokens)
+        return partial(padded_slices, tokens=mini_batch_tokens)
     if rows_per_group is None and not on_cpu:
-        return by_stretch
-    return partial(by_rows, rows=rows_per_group or _ROWS_ON_CPU)
+        return partial(similar_slices, times=_STRETCH, more=_FREE_TOKENS)
+    return partial(even_slices, texts=rows_per_group or _ROWS_ON_CPU)
+
+
+def _grouped(lengths: Tensor, slices: Slices) -> list[Tensor]:
+    """Return the rows of each group of texts, whose tokens are given as [texts]."""
+    order = torch.argsort(lengths, stable=True)
+    return [order[some] for some in slices(lengths[order].cpu().numpy())]
 
 
 def _mergeable(columns: Sequence[Features]) -> list[list[int]]:
@@ -158,63 +164,22 @@ def _pad(column: Features, key: str, width: int) -> Tensor:
     return torch.nn.functional.pad(value, (missing, 0) if on_left else (0, missing), value=fill)
 
 
-def by_rows(lengths: Tensor, rows: int) -> tuple[Tensor, ...]:
-    """Return groups of texts of similar length, as even as can be, of no more than so many texts.
-
-    >>> by_rows(torch.tensor([9, 1, 5]), rows=2)
-    (tensor([1, 2]), tensor([0]))
-    """
-    order = torch.argsort(lengths, stable=True)
-    return order.chunk(max(1, -(-len(order) // rows)))
-
-
-def by_stretch(lengths: Tensor) -> tuple[Tensor, ...]:
-    """Return groups of texts of similar length, as few as keep each below thrice its shortest and 16 tokens.
-
-    >>> by_stretch(torch.tensor([9, 90, 5, 31]))
-    (tensor([2, 0, 3]), tensor([1]))
-    """
-    order = torch.argsort(lengths, stable=True)
-    ascending = lengths[order].tolist()
-    starts = [0]
-    for i, length in enumerate(ascending):
-        if length > _STRETCH * ascending[starts[-1]] + _FREE_TOKENS:
-            starts.append(i)
-    return torch.tensor_split(order, starts[1:])
-
-
-def by_tokens(lengths: Tensor, tokens: int) -> tuple[Tensor, ...]:
-    """Return groups of texts of similar length, of no more than so many tokens, padding included.
-
-    A text that is longer than that is a group of its own.
-
-    >>> by_tokens(torch.tensor([9, 1, 5, 5]), tokens=10)
-    (tensor([1]), tensor([2, 3]), tensor([0]))
-    """
-    order = torch.argsort(lengths, stable=True)
-    ascending = lengths[order].tolist()
-    sizes, end = [], len(ascending)
-    # From the longest down: the rest, which may be few, is then of short texts.
-    while end:
-        size = max(1, min(end, tokens // max(1, ascending[end - 1])))
-        sizes.append(size)
-        end -= size
-    return torch.split(order, sizes[::-1])
-
-
 def _run_in_groups(
     run: ExitVectors,
     merged: Features,
     layers: Sequence[int],
     groups: Sequence[Tensor],
     weights: Sequence[Tensor] = (),
+    *,
+    replay: bool = False,
 ) -> dict[int, Tensor]:
     parts = [_take(merged, rows) for rows in groups]
     if weights:
         words = merged.get("words")
         own = [] if words is None else [words.vectors]
         costs = [part["attention_mask"].numel() for part in parts]
-        ran = run_in_lanes([partial(_run_group, run, part, layers) for part in parts], costs, weights, own)
+        jobs = [partial(_run_group, run, part, layers) for part in parts]
+        ran = run_in_lanes(jobs, costs, weights, own, replay=replay)
     else:
         ran = [_run_group(run, part, layers, []) for part in parts]
     back = torch.argsort(torch.cat(list(groups)))

@@ -9,7 +9,8 @@ vector. So a step has three parts:
 3. Mini-batch by mini-batch, the encoder runs once more, with the random state of its first run, so that
    dropout draws the same masks, and hands the gradient of its vectors down to the weights.
 
-Parts 1 and 3 are torch's checkpointing, of one whole mini-batch at a time. It costs one more forward pass.
+Parts 1 and 3 are torch's checkpointing, of one whole mini-batch at a time; on a CPU they are those of
+`losses.lanes`, a mini-batch a core. It costs one more forward pass.
 
 The method is that of Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited
 Setup, arXiv 2101.06983; here it holds for many exits and widths, and for every strategy and objective.

@@ -9,7 +9,6 @@ numbers, added in another order; dropout draws the same masks, which belong to t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
@@ -25,7 +24,12 @@ Group = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 def run_in_lanes(
-    groups: Sequence[Group], costs: Sequence[float], weights: Sequence[Tensor], own: Sequence[Tensor] = ()
+    groups: Sequence[Group],
+    costs: Sequence[float],
+    weights: Sequence[Tensor],
+    own: Sequence[Tensor] = (),
+    *,
+    replay: bool = False,
 ) -> list[Sequence[Tensor]]:
     """Run groups of texts side by side; their gradients are computed side by side too.
 
@@ -39,6 +43,9 @@ def run_in_lanes(
         The parameters that the groups read, which get their gradients as from one pass.
     own
         Tensors that the groups read and that other operations made; every group is handed copies.
+    replay
+        Whether a group leaves nothing in memory but its vectors, and runs again in the backward pass: see
+        `losses.gradient_cache`. A lane then holds one group at a time.
 
     Returns
     -------
@@ -46,12 +53,17 @@ def run_in_lanes(
         The vectors of each group.
     """
     seed = int(torch.randint(2**62, ()))
-    lanes = divide(costs, core_count())
-    parts = _Lanes.apply(lanes, groups, seed, len(own), *own, *weights)  # type: ignore[no-untyped-call]
+    divided = divide(costs, core_count())
+    settings = _Settings()
+    lanes = [
+        _Lane([(seed + i, groups[i]) for i in taken], [_leaf(one) for one in own], settings, replay)
+        for taken in divided
+    ]
+    parts = _Lanes.apply(lanes, len(own), *own, *weights)  # type: ignore[no-untyped-call]
     found: list[Sequence[Tensor]] = [()] * len(groups)
     start = 0
-    for lane in lanes:
-        for i in lane:
+    for taken in divided:
+        for i in taken:
             found[i] = parts[start : start + len(parts) // len(groups)]
             start += len(found[i])
     return found
@@ -76,36 +88,76 @@ class _Lanes(torch.autograd.Function):
     """The vectors of all lanes, as one operation on the weights."""
 
     @staticmethod
-    def forward(
-        ctx: Any, lanes: list[list[int]], groups: Sequence[Group], seed: int, own: int, *inputs: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Return the vectors of the groups, lane by lane, and keep what computed them."""
-        settings = _Settings()
-        leaves = [[one.detach().requires_grad_() for one in inputs[:own]] for _ in lanes]
-        ran = _together(
-            [
-                partial(_forward, settings, [(seed + i, groups[i]) for i in lane], mine)
-                for lane, mine in zip(lanes, leaves, strict=True)
-            ]
-        )
-        ctx.graphs = list(zip(ran, leaves, strict=True))
+    def forward(ctx: Any, lanes: list[_Lane], own: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the vectors of the groups, lane by lane, and keep what computes their gradients."""
+        ran = _together([lane.run for lane in lanes])
+        ctx.lanes = list(zip(lanes, map(len, ran), strict=True))
         ctx.weights = inputs[own:]
-        return tuple(vector.detach() for vectors in ran for vector in vectors)
+        return tuple(vector for vectors in ran for vector in vectors)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the tensors and weights that the groups read."""
         pieces, start = [], 0
-        for vectors, leaves in ctx.graphs:
-            some = gradients[start : start + len(vectors)]
-            pieces.append(partial(_backward, vectors, some, [*leaves, *ctx.weights]))
-            start += len(vectors)
-        ctx.graphs = None
+        for lane, count in ctx.lanes:
+            pieces.append(partial(lane.gradients, gradients[start : start + count], ctx.weights))
+            start += count
+        ctx.lanes = None
         first, *others = _together(pieces)
         for other in others:
-            first = [_sum(one, more) for one, more in zip(first, other, strict=True)]
-        return (None, None, None, None, *first)
+            first = _added(first, other)
+        return (None, None, *first)
+
+
+class _Lane:
+    """Groups that run one after the other on one core.
+
+    Parameters
+    ----------
+    groups
+        Seed and group.
+    leaves
+        Its copies of the tensors that lanes do not share.
+    settings
+        Those of the calling thread.
+    replay
+        Whether groups run again in the backward pass.
+    """
+
+    def __init__(
+        self, groups: list[tuple[int, Group]], leaves: list[Tensor], settings: _Settings, replay: bool
+    ) -> None:
+        self.groups, self.leaves, self.settings, self.replay = groups, leaves, settings, replay
+        self.vectors: list[Tensor] = []
+
+    def run(self) -> list[Tensor]:
+        """Return the vectors of all groups, without what made them."""
+        found = [vector for group in self.groups for vector in self._run(group, learns=not self.replay)]
+        self.vectors = [] if self.replay else found
+        return [vector.detach() for vector in found]
+
+    def gradients(self, given: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return the gradients of its copies and of the weights, None for those that no group read."""
+        inputs = [*self.leaves, *weights]
+        if not self.replay:
+            return _backward(self.vectors, given, inputs)
+        found: list[Tensor | None] = [None] * len(inputs)
+        each = len(given) // len(self.groups)
+        for i, group in enumerate(self.groups):
+            vectors = self._run(group, learns=True)
+            found = _added(found, _backward(vectors, given[i * each : (i + 1) * each], inputs))
+        return found
+
+    def _run(self, group: tuple[int, Group], *, learns: bool) -> Sequence[Tensor]:
+        seed, run = group
+        with torch.set_grad_enabled(learns), self.settings.taken(), SeededDropout(seed):
+            return run(self.leaves)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """Return a copy that gathers a gradient of its own."""
+    return tensor.detach().requires_grad_()
 
 
 def _together(lanes: Sequence[Callable[[], Result]]) -> list[Result]:
@@ -125,22 +177,10 @@ class _Settings:
         return torch.autocast("cpu", dtype=self.dtype, enabled=self.on)
 
 
-def _forward(settings: _Settings, groups: list[tuple[int, Group]], leaves: list[Tensor]) -> list[Tensor]:
-    """Run the groups of one lane."""
-    found: list[Tensor] = []
-    for seed, group in groups:
-        with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(settings.taken())
-            stack.enter_context(SeededDropout(seed))
-            found += group(leaves)
-    return found
-
-
 def _backward(
-    vectors: list[Tensor], gradients: Sequence[Tensor], inputs: list[Tensor]
+    vectors: Sequence[Tensor], gradients: Sequence[Tensor], inputs: list[Tensor]
 ) -> list[Tensor | None]:
-    """Return the gradients of one lane's inputs, None for those that it did not read."""
+    """Return the gradients of inputs, None for those that no vector read."""
     learned = [i for i, vector in enumerate(vectors) if vector.requires_grad]
     if not learned:
         return [None] * len(inputs)
@@ -151,7 +191,9 @@ def _backward(
     )
 
 
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one.add_(other)
+def _added(some: list[Tensor | None], others: list[Tensor | None]) -> list[Tensor | None]:
+    """Add gradients to others, in place where both are there."""
+    return [
+        (other if one is None else one) if one is None or other is None else one.add_(other)
+        for one, other in zip(some, others, strict=True)
+    ]

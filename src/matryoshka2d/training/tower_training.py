@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matryoshka2d.encoder.elastic import ElasticEncoder, cut
+from matryoshka2d.encoder.lengths import padded_slices
 from matryoshka2d.errors import UserError
 from matryoshka2d.losses.columns import run_columns
 
@@ -70,22 +71,10 @@ class TowerData:
         found = []
         for prompt in sorted(set(self.prompts)):
             own = rows[prompts[rows] == prompt]
-            found += _filled(own[np.argsort(self.lengths[own], kind="stable")], self.lengths, tokens)
+            ordered = own[np.argsort(self.lengths[own], kind="stable")]
+            slices = padded_slices(self.lengths[ordered], tokens, fewest=_FEWEST, most=_MOST)
+            found += [ordered[some] for some in slices]
         return [found[i] for i in rng.permutation(len(found))]
-
-
-def _filled(rows: NDArray[np.int64], lengths: NDArray[np.int64], tokens: int) -> list[NDArray[np.int64]]:
-    """Return rows, ordered by length, as batches of at most so many tokens."""
-    batches, start = [], 0
-    while start < len(rows):
-        stop = start + 1
-        while stop < len(rows) and stop - start < _MOST:
-            if stop - start >= _FEWEST and (stop - start + 1) * lengths[rows[stop]] > tokens:
-                break
-            stop += 1
-        batches.append(rows[start:stop])
-        start = stop
-    return batches
 
 
 def cosine_loss(vectors: Mapping[int, Tensor], targets: Tensor, dims: Sequence[int]) -> Tensor:
