@@ -4,7 +4,7 @@
     python benchmarks/search.py stores --set scifact --store faiss        (any set, any store)
     python benchmarks/search.py million --store faiss                     (and postgresql)
     python benchmarks/search.py tune --set scifact --store faiss          (any set, any store: five targets)
-    python benchmarks/search.py shallow [--trained FOLDER]
+    python benchmarks/search.py shallow [--distilled FOLDER]
     python benchmarks/search.py recut --set scifact --store faiss         (any set, any store)
     python benchmarks/search.py ray
 
@@ -457,36 +457,28 @@ def tune_part(arguments: argparse.Namespace, _: Figures) -> Iterator[Figures]:
 
 
 def shallow(arguments: argparse.Namespace, _: Figures) -> Iterator[Figures]:
-    """Search SciFact's deep index with queries of 1, 2, 3 and 6 layers: untouched, fitted, trained."""
+    """Search the untouched deep index of SciFact with queries of 1, 2, 3, 6 layers of three models."""
     from matryoshka2d.inference import open_engine
 
     corpus, queries, qrels = beir(arguments.data)
     models = {"untouched": "default", "fit": str(cache(arguments) / "fitted")}
-    if arguments.trained:
-        models["trained"] = arguments.trained
+    if arguments.distilled:
+        models["distill"] = arguments.distilled
+    uri = f"faiss:{cache(arguments) / 'shallow'}"
     if "build" in steps(arguments, "build", "search"):
         fit_heads(arguments, Path(models["fit"]))
-        for kind, model in models.items():
-            engine = open_engine(model, "torch", "fp32", "cpu")
-            own = engine.embed(list(corpus.values()), Size(6, DIMS))
-            with contextlib.closing(
-                empty(shallow_index(arguments, kind), Meta("", Size(6, DIMS), PREFIX))
-            ) as store:
-                fill(store, own)
+        own = open_engine("default", "torch", "fp32", "cpu").embed(list(corpus.values()), Size(6, DIMS))
+        with contextlib.closing(empty(uri, Meta("", Size(6, DIMS), PREFIX))) as store:
+            fill(store, own)
     yield {"queries": len(queries), "documents": len(corpus)}
     lines: Rows = []
     if "search" in steps(arguments, "build", "search"):
         for kind, model in models.items():
-            engine = open_engine(model, "torch", "fp32", "cpu")
-            with contextlib.closing(open_store(shallow_index(arguments, kind))) as store:
+            engine = open_engine(model, "torch", "auto", "cpu")
+            with contextlib.closing(open_store(uri)) as store:
                 for layers in (1, 2, 3, 6):
                     lines.append(of_depth(store, engine, layers, queries, list(corpus), qrels, kind))
-                    yield {"rows": lines}
-
-
-def shallow_index(arguments: argparse.Namespace, kind: str) -> str:
-    """Return where SciFact's index of a model lies."""
-    return f"faiss:{cache(arguments) / f'shallow-{kind}'}"
+                    yield {"precision": engine.precision, "rows": lines}
 
 
 def fit_heads(arguments: argparse.Namespace, folder: Path) -> None:
@@ -632,7 +624,7 @@ def main() -> None:
     parser.add_argument("--set", choices=["scifact", "sentences"], default="scifact")
     parser.add_argument("--store", choices=list(VARIANTS))
     parser.add_argument("--step", choices=["load", "build", "search"])
-    parser.add_argument("--trained", help="a model that train or distill made elastic")
+    parser.add_argument("--distilled", help="a model that train or distill made elastic")
     parser.add_argument("--model", default="default")
     parser.add_argument("--sentences", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=500)
