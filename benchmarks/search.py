@@ -90,7 +90,7 @@ def cache(arguments: argparse.Namespace) -> Path:
 def embed(arguments: argparse.Namespace, _: Figures) -> Iterator[Figures]:
     """Embed documents and queries in shards; stopped, it goes on."""
     from matryoshka2d.inference import open_engine
-    from matryoshka2d.inference.encoding import encode_shards
+    from matryoshka2d.inference.shards import encode_shards
 
     folder, engine = cache(arguments), open_engine("default", "torch", "fp32", "cpu")
     corpus, queries, _ = beir(arguments.data)
@@ -209,11 +209,12 @@ def numpy_exact(rows: Any, queries: Any) -> list[list[str]]:
     return [[str(i) for i in np.argsort(-(rows @ query), kind="stable")[:K]] for query in queries]
 
 
-def numpy_funnel(rows: Any, queries: Any, oversample: int) -> list[list[str]]:
+def numpy_funnel(rows: Any, queries: Any, funnel: Funnel) -> list[list[str]]:
     """Return the ids that a funnel finds whose first stage is exact."""
-    heads, found = cut(rows, PREFIX), []
+    heads, found = cut(rows, funnel.prefix), []
     for query in queries:
-        first = np.argsort(-(heads @ cut(query[None], PREFIX)[0]), kind="stable")[: K * oversample]
+        nearest = np.argsort(-(heads @ cut(query[None], funnel.prefix)[0]), kind="stable")
+        first = nearest[: funnel.candidates]
         order = np.argsort(-(rows[first] @ query), kind="stable")[:K]
         found.append([str(i) for i in first[order]])
     return found
@@ -240,9 +241,9 @@ def stores(arguments: argparse.Namespace, before: Figures) -> Iterator[Figures]:
     if "build" in steps(arguments, "build", "search"):
         for graph, codes in VARIANTS[arguments.store]:
             name = named(graph, codes)
-            meta = Meta("", Size(6, DIMS), PREFIX, codes, graph)
+            meta = Meta("", Size(6, DIMS), arguments.prefix, codes, graph)
             with (
-                place(arguments, arguments.store, f"{arguments.set}-{name}") as uri,
+                place(arguments, arguments.store, f"{arguments.set}-{arguments.prefix}-{name}") as uri,
                 contextlib.closing(empty(uri, meta)) as store,
             ):
                 (_, built), alone = unshared(partial(timed, partial(fill, store, rows)))
@@ -256,7 +257,7 @@ def stores(arguments: argparse.Namespace, before: Figures) -> Iterator[Figures]:
         for graph, codes in VARIANTS[arguments.store]:
             name = named(graph, codes)
             with (
-                place(arguments, arguments.store, f"{arguments.set}-{name}") as uri,
+                place(arguments, arguments.store, f"{arguments.set}-{arguments.prefix}-{name}") as uri,
                 contextlib.closing(open_store(uri)) as store,
             ):
                 if (graph, codes) == VARIANTS[arguments.store][0]:
@@ -268,7 +269,7 @@ def stores(arguments: argparse.Namespace, before: Figures) -> Iterator[Figures]:
                             "searched alone": alone,
                         }
                     }
-                found, alone = unshared(partial(searches, store, queries, truth, rows))
+                found, alone = unshared(partial(searches, store, queries, truth, rows, arguments.prefix))
             variants[name] = {**variants.get(name, {}), "searches": found, "searched alone": alone}
             yield {"variants": variants}
 
@@ -283,15 +284,15 @@ def named(graph: bool, codes: str) -> str:
     return f"{'graph' if graph else 'scan'}-{codes}"
 
 
-def searches(store: Store, queries: Any, truth: list[list[str]], rows: Any) -> Rows:
+def searches(store: Store, queries: Any, truth: list[list[str]], rows: Any, prefix: int = PREFIX) -> Rows:
     """Measure a funnel with more and more candidates, until it finds everything."""
     found: Rows = []
     for oversample in OVERSAMPLES:
-        funnel = Funnel(K, K * oversample, K * oversample, PREFIX)
+        funnel = Funnel(K, K * oversample, K * oversample, prefix)
         ids, taken = one_by_one(partial(searched, store, funnel), queries)
         found.append({"oversample": oversample, "recall": recall(ids, truth), **spread(taken)})
         if not store.meta.graph and store.meta.codes == "float":
-            found[-1]["as numpy"] = same_sets(ids, numpy_funnel(rows, queries, oversample))
+            found[-1]["as numpy"] = same_sets(ids, numpy_funnel(rows, queries, funnel))
         if found[-1]["recall"] >= 0.998:
             break
     return found
@@ -442,7 +443,7 @@ def tune_part(arguments: argparse.Namespace, _: Figures) -> Iterator[Figures]:
             index,
             asked,
             recall=max(TARGETS),
-            prefixes=[64, 128],
+            prefixes=[64, 128, 192],
             layers=[6],
             save=False,
             show=print,
@@ -623,6 +624,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("MATRYOSHKA2D_DATA", "data")))
     parser.add_argument("--set", choices=["scifact", "sentences"], default="scifact")
     parser.add_argument("--store", choices=list(VARIANTS))
+    parser.add_argument("--prefix", type=int, default=PREFIX, help="dims of the first stage of stores")
     parser.add_argument("--step", choices=["load", "build", "search"])
     parser.add_argument("--distilled", help="a model that train or distill made elastic")
     parser.add_argument("--model", default="default")
@@ -647,6 +649,7 @@ def measure(arguments: argparse.Namespace) -> None:
     name = arguments.part
     name += f" {arguments.set}" if arguments.part in OF_A_SET else ""
     name += f" {arguments.store}" if arguments.part in OF_A_STORE else ""
+    name += f" {arguments.prefix}" if arguments.prefix != PREFIX else ""
     figures = measured(arguments).get(name, {}).get("figures", {})
     for some in PARTS[arguments.part](arguments, figures):
         figures = {**figures, **some}

@@ -20,7 +20,7 @@ def page(parts: dict[str, Any]) -> str:
     lines += [
         "Recall is that of the ten nearest of exact search over whole vectors (384 dims); milliseconds are "
         "those of one query at a time, seconds those of the wall clock; neither is given where the machine "
-        "had other work. The prefix has 128 dims. Every part "
+        "had other work. The prefix has 128 dims where no other is named. Every part "
         "names its machine and its command; `benchmarks/search.py` says what the words mean.",
         "",
     ]

@@ -156,7 +156,7 @@ def test_commands_say_it_in_one_line_and_write_nothing(run: Callable[[str], str]
 def test_a_text_is_counted_over_all_shards(
     tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from matryoshka2d.inference.encoding import encode_shards
+    from matryoshka2d.inference.shards import encode_shards
 
     monkeypatch.setattr("matryoshka2d.inference.encoding._CHUNK", 2)
     texts = [f"a cat {word}" for word in tiny.WORDS.split() if word != "dog"]

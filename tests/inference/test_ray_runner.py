@@ -19,7 +19,8 @@ import pytest
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference import Engine, open_engine
-from matryoshka2d.inference.encoding import Job, Shards, ShardWriter, Survey, encode_shards
+from matryoshka2d.inference.encoding import Survey
+from matryoshka2d.inference.shards import Job, Shards, ShardWriter, encode_shards
 from matryoshka2d.search import index_documents
 from matryoshka2d.search.stores import open_store
 from tests import tiny

@@ -57,7 +57,7 @@ def test_the_spark_recipe_writes_the_shards_of_a_local_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from matryoshka2d.inference import open_engine
-    from matryoshka2d.inference.encoding import encode_shards
+    from matryoshka2d.inference.shards import encode_shards
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)

@@ -91,16 +91,8 @@ def encode(
     Example: matryoshka2d encode my-model texts.jsonl vectors.npy --size 3x128
     """
     from matryoshka2d.errors import UserError
-    from matryoshka2d.inference.encoding import (
-        ROWS_PER_SHARD,
-        check_coded,
-        check_files,
-        check_folder,
-        check_part,
-        encode_codes,
-        encode_file,
-        encode_shards,
-    )
+    from matryoshka2d.inference.encoding import check_coded, check_files, encode_codes, encode_file
+    from matryoshka2d.inference.shards import ROWS_PER_SHARD, check_folder, check_part, encode_shards
     from matryoshka2d.size import Size
 
     wanted = None if size is None else Size.parse(size)

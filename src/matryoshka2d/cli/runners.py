@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from matryoshka2d.inference import Engine
-    from matryoshka2d.inference.encoding import Run
+    from matryoshka2d.inference.shards import Run
 
 Runner = Annotated[str, typer.Option(help="local, or ray: whole shards on a Ray cluster (extra ray).")]
 Workers = Annotated[int, typer.Option(min=1, help="Ray: how many load the model side by side.")]

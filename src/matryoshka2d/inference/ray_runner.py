@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matryoshka2d.errors import UserError, needs
-from matryoshka2d.inference.encoding import Job, Run, ShardWriter
+from matryoshka2d.inference.shards import Job, Run, ShardWriter
 
 _RESERVED = 0.8
 """The share of the processors that the workers reserve: Ray's own tasks wait forever if nothing is left."""

@@ -16,7 +16,7 @@ import numpy as np
 from matryoshka2d.encoder.loading import side_prompt
 from matryoshka2d.errors import UserError
 from matryoshka2d.files import staged_file, user_cache
-from matryoshka2d.inference.encoding import Run, encode_shards
+from matryoshka2d.inference.shards import Run, encode_shards
 from matryoshka2d.search.documents import Corpus, Document, blocks, documents
 from matryoshka2d.search.fingerprint import check_model, fingerprint
 from matryoshka2d.search.meta import Meta, default_prefix

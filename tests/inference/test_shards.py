@@ -16,7 +16,7 @@ import pytest
 
 from matryoshka2d.errors import UserError
 from matryoshka2d.inference import Engine, open_engine
-from matryoshka2d.inference.encoding import MANIFEST, Shards, encode_shards
+from matryoshka2d.inference.shards import MANIFEST, Shards, encode_shards
 from tests import tiny
 
 ROWS = 100
@@ -86,7 +86,7 @@ def test_finished_shards_are_not_computed_again(
 
 KILLED = """
 import os, signal, sys
-from matryoshka2d.inference import encoding as sharding
+from matryoshka2d.inference import shards as sharding
 from matryoshka2d.cli import main
 
 whole, written = sharding.embedded_chunks, 0
