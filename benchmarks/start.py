@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,12 +105,21 @@ def agree(name: str, vectors: np.ndarray, right: dict[int, np.ndarray]) -> None:
         raise SystemExit(f"{name}: other vectors than those of {PEER}")
 
 
-def table(result: dict[str, dict[str, float]]) -> str:
+def page(record: dict[str, Any]) -> str:
     """Return the results as Markdown."""
-    rows = ["| fresh process | seconds, median | least | most |", "|---|---:|---:|---:|"]
-    for name, found in result.items():
-        rows.append(f"| {name} | {found['median']:.2f} | {found['least']:.2f} | {found['most']:.2f} |")
-    return "\n".join(rows) + "\n"
+    machine, settings = record["machine"], record["settings"]
+    lines = [
+        "# From a fresh process to its first vector",
+        "",
+        f"`python benchmarks/start.py --model {settings['model']} --rounds {settings['rounds']}`, "
+        f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}, {machine['date']}.",
+        "",
+        "| fresh process | seconds, median | least | most |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, found in record["seconds"].items():
+        lines.append(f"| {name} | {found['median']:.2f} | {found['least']:.2f} | {found['most']:.2f} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -126,12 +135,12 @@ def main() -> None:
         name: {"median": statistics.median(all_), "least": min(all_), "most": max(all_)}
         for name, all_ in taken.items()
     }
-    settings = {"model": arguments.model, "rounds": arguments.rounds, "date": date.today().isoformat()}
+    settings = {"model": arguments.model, "rounds": arguments.rounds}
     record = {"settings": settings, "machine": facts(), "seconds": result}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "start.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "start.md").write_text(table(result), encoding="utf-8")
-    print(table(result))
+    (RESULTS / "start.md").write_text(page(record), encoding="utf-8")
+    print(page(record))
 
 
 if __name__ == "__main__":
