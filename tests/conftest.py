@@ -15,7 +15,7 @@ import pytest
 import transformers
 
 # Fixtures that take ten seconds to a minute to make, and would be made again in every worker.
-_DEAR = ("ran", "exports", "graphs", "rotated", "corpus", "int8", "found")
+_DEAR = ("ran", "exports", "graphs", "rotated", "corpus", "int8", "found", "opened_once")
 
 
 # Before the plugin that deals tests out reads the groups.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,18 +27,40 @@ HEAVY = ("torch", "transformers", "sentence_transformers", "onnx", "onnxscript",
 TEXTS = [*tiny.TEXTS, "", "cat " * 200, "A CAT in Überlingen!"]
 
 
+def use_cache(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """Have graphs and notes kept in a folder; other tests share one for the session: see `graphs`."""
+    monkeypatch.setenv("MATRYOSHKA2D_CACHE", str(folder))
+    for module in ("graphs", "ready_graphs"):
+        monkeypatch.setattr(f"matryoshka2d.inference.{module}.user_cache", user_cache)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MATRYOSHKA2D_CACHE", str(tmp_path / "cache"))
-    for module in ("graphs", "ready_graphs"):
-        # Other tests share one cache for the whole session: see the fixture `graphs`.
-        monkeypatch.setattr(f"matryoshka2d.inference.{module}.user_cache", user_cache)
-    return tmp_path / "cache"
+    return use_cache(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
     return tiny.sentence_model(tmp_path / "model", prompts={"query": "query : "})
+
+
+@pytest.fixture(scope="module")
+def opened_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a model and the cache that its first opening left; making graphs takes seconds."""
+    home = tmp_path_factory.mktemp("opened")
+    with pytest.MonkeyPatch.context() as patched:
+        use_cache(patched, home / "cache")
+        open_engine(tiny.sentence_model(home / "model", prompts={"query": "query : "}), "onnx", "fp32")
+    return home
+
+
+@pytest.fixture
+def known(opened_once: Path, tmp_path: Path, cache: Path) -> str:
+    """Return a copy of a model whose graphs are in the cache."""
+    shutil.copytree(opened_once / "cache", cache)
+    shutil.copytree(opened_once / "model", tmp_path / "known")
+    return str(tmp_path / "known" / "model")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +102,7 @@ def test_a_second_opening_gives_the_same_bits_for_every_size_and_prompt(folder: 
 
 
 def test_a_prompt_that_pooling_leaves_out_is_left_out(tmp_path: Path) -> None:
-    folder = tiny.sentence_model(tmp_path / "model", prompts={"query": "query : "})
+    folder = tiny.sentence_model(tmp_path / "model", prompts={"query": "query : "}, num_hidden_layers=1)
     file = Path(folder, "1_Pooling", "config.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), "include_prompt": False}))
     open_engine(folder, "onnx", "fp32")
@@ -90,55 +113,60 @@ def test_a_prompt_that_pooling_leaves_out_is_left_out(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_size_of_a_model_is_noted_by_itself(folder: str) -> None:
-    shallow = [open_engine(folder, "onnx", "fp32", size="2x16") for _ in range(2)]
+def test_a_size_of_a_model_is_noted_by_itself(known: str) -> None:
+    shallow = [open_engine(known, "onnx", "fp32", size="2x16") for _ in range(2)]
     assert [(one.depth, str(one.size)) for one in shallow] == [(2, "2x16")] * 2
     assert isinstance(shallow[1], OnnxEngine)
-    assert open_engine(folder, "onnx", "fp32").depth == 4
+    assert open_engine(known, "onnx", "fp32").depth == 4
 
 
-def test_a_changed_weight_is_seen(folder: str) -> None:
-    before = open_engine(folder, "onnx", "fp32").embed(TEXTS)
-    change_a_weight(folder)
-    again = open_engine(folder, "onnx", "fp32")
+def test_a_changed_weight_is_seen(known: str) -> None:
+    before = open_engine(known, "onnx", "fp32").embed(TEXTS)
+    change_a_weight(known)
+    again = open_engine(known, "onnx", "fp32")
     assert not isinstance(again, OnnxEngine)
     assert not np.allclose(again.embed(TEXTS), before, atol=1e-4)
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", '{"graphs": 1}'])
-def test_notes_that_are_damaged_are_made_again(folder: str, cache: Path, damage: str) -> None:
-    open_engine(folder, "onnx", "fp32")
+def test_notes_that_are_damaged_are_made_again(known: str, cache: Path, damage: str) -> None:
+    assert isinstance(open_engine(known, "onnx", "fp32"), OnnxEngine)
     (note,) = cache.glob("starts/*/start.json")
     note.write_text(damage)
-    assert not isinstance(open_engine(folder, "onnx", "fp32"), OnnxEngine)
-    assert isinstance(open_engine(folder, "onnx", "fp32"), OnnxEngine)
+    assert not isinstance(open_engine(known, "onnx", "fp32"), OnnxEngine)
+    assert isinstance(open_engine(known, "onnx", "fp32"), OnnxEngine)
 
 
-def test_graphs_that_are_gone_are_made_again(folder: str, cache: Path) -> None:
-    open_engine(folder, "onnx", "fp32")
+def test_graphs_that_are_gone_are_made_again(known: str, cache: Path) -> None:
     next(cache.glob("graphs/*/4x32.onnx")).unlink()
-    assert open_engine(folder, "onnx", "fp32").embed(["a cat"]).shape == (1, 32)
-    assert isinstance(open_engine(folder, "onnx", "fp32"), OnnxEngine)
+    assert open_engine(known, "onnx", "fp32").embed(["a cat"]).shape == (1, 32)
+    assert isinstance(open_engine(known, "onnx", "fp32"), OnnxEngine)
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(folder: str, cache: Path) -> None:
-    open_engine(folder, "onnx", "fp32")
+def test_a_cache_that_cannot_be_written_costs_time_only(known: str, cache: Path) -> None:
     for note in cache.glob("starts/*/*"):
         note.unlink()
     next(cache.glob("starts/*")).rmdir()
     (cache / "starts").rmdir()
     (cache / "starts").write_text("in the way")
-    assert open_engine(folder, "onnx", "fp32").embed(["a cat"]).shape == (1, 32)
+    assert open_engine(known, "onnx", "fp32").embed(["a cat"]).shape == (1, 32)
+
+
+def test_a_model_in_another_place_has_the_same_graphs(known: str, tmp_path: Path, cache: Path) -> None:
+    shutil.copytree(known, tmp_path / "moved")
+    before = {path: path.stat().st_mtime_ns for path in cache.glob("graphs/*/*")}
+    shutil.rmtree(cache / "starts")
+    assert not isinstance(open_engine(tmp_path / "moved", "onnx", "fp32"), OnnxEngine)
+    assert {path: path.stat().st_mtime_ns for path in cache.glob("graphs/*/*")} == before
 
 
 # --- what a fresh process imports ------------------------------------------------------------------
 
 
-def test_a_first_vector_from_the_cache_imports_no_torch(folder: str) -> None:
-    open_engine(folder, "onnx", "fp32")
+def test_a_first_vector_from_the_cache_imports_no_torch(known: str) -> None:
     code = f"""
 from matryoshka2d import open_engine
-engine = open_engine({folder!r}, "onnx", "fp32")
+engine = open_engine({known!r}, "onnx", "fp32")
 engine.embed(["a cat"], "2x8")
 engine.memory()
 """
@@ -146,8 +174,8 @@ engine.memory()
 
 
 @pytest.mark.parametrize("where", ["cache", "export"])
-def test_a_file_is_encoded_without_torch(tmp_path: Path, folder: str, export: str, where: str) -> None:
-    model = folder if where == "cache" else export
+def test_a_file_is_encoded_without_torch(tmp_path: Path, known: str, export: str, where: str) -> None:
+    model = known if where == "cache" else export
     texts = tmp_path / "texts.txt"
     texts.write_text("a cat\na dog\n")
     expected = encode(model, ["a cat", "a dog"], engine="onnx", precision="fp32")

@@ -8,6 +8,7 @@ so that a text's vector does not depend on its neighbors.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from matryoshka2d.encoder.elastic import ElasticEncoder
 
-_FORMAT = b"graphs-2"
+_FORMAT = b"graphs-3"
 _CALIBRATION_TEXTS = 512
 _CALIBRATION_BUDGET = 2048
 
@@ -84,8 +85,10 @@ def fingerprint(encoder: ElasticEncoder) -> str:
     digest = hashlib.blake2b(_FORMAT, digest_size=12)
     digest.update(weights_fingerprint(encoder).encode())
     digest.update(repr([repr(module) for module in encoder]).encode())
-    config: Any = encoder.base.config
-    digest.update(config.to_json_string(use_diff=False).encode())
+    settings = encoder.base.config.to_dict()  # type: ignore[operator, union-attr]
+    # Where it was loaded from makes no other model.
+    settings.pop("_name_or_path", None)
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
