@@ -316,10 +316,11 @@ def with_intervals(share: Mapping[str, Any]) -> str:
     """Return a share with both of its intervals.
 
     >>> with_intervals({"share": 92.44, "over queries": [91, 94], "over sets and queries": [88, 96]})
-    '92.4 [91.0, 94.0] [88.0, 96.0]'
+    '92.4 [91.0, 94.0]; [88.0, 96.0]'
     """
     ends = share["over queries"], share["over sets and queries"]
-    return " ".join([f"{share['share']:.1f}", *(f"[{low:.1f}, {high:.1f}]" for low, high in ends)])
+    # Two brackets side by side would be a link in Markdown.
+    return f"{share['share']:.1f} " + "; ".join(f"[{low:.1f}, {high:.1f}]" for low, high in ends)
 
 
 def table(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
