@@ -653,7 +653,9 @@ def measure(arguments: argparse.Namespace) -> None:
     figures = measured(arguments).get(name, {}).get("figures", {})
     for some in PARTS[arguments.part](arguments, figures):
         figures = {**figures, **some}
-        command = " ".join(word for word in sys.argv[1:] if word not in ("--step", arguments.step))
+        places = {str(arguments.data): "DATA", arguments.distilled: "FOLDER"}
+        words = [places.get(word, word) for word in sys.argv[1:] if word not in ("--step", arguments.step)]
+        command = " ".join(words)
         parts = {
             **measured(arguments),
             name: {"command": command, "machine": facts(), "figures": figures},
