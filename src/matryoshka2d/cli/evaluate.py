@@ -108,10 +108,11 @@ def evaluate(
 
     Example: matryoshka2d evaluate my-model --sts STS_FOLDER --sizes 1-6x8,16,32 --output my-report
     """
+    from matryoshka2d.encoder.precision import check_precision
     from matryoshka2d.evaluation import evaluate as measure
-    from matryoshka2d.inference.engine_exits import check_exit_precision, exits_in
+    from matryoshka2d.inference.engine_exits import PRECISIONS, exits_in
 
-    check_exit_precision(precision)
+    check_precision(precision, PRECISIONS)
 
     def note(text: str) -> None:
         say(f"note: {text}", silent=quiet)

@@ -5,7 +5,7 @@ A processor without such units emulates bf16, which is slower than fp32 and no b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -116,15 +116,15 @@ def resolve_precision(choice: str, device: str = "auto") -> Precision:
     return Precision(cast(PrecisionName, choice), f"{choice}: as chosen.")
 
 
-def check_precision(choice: str) -> None:
-    """Refuse a precision that is not among `CHOICES`.
+def check_precision(choice: str, choices: Sequence[str] = CHOICES) -> None:
+    """Refuse a precision that is not among the choices.
 
     >>> check_precision("bf16")
     """
-    if choice not in CHOICES:
+    if choice not in choices:
         raise UserError(
-            f"Unknown precision '{choice}'; expected one of {', '.join(CHOICES)}."
-            f"{did_you_mean(choice, CHOICES)}"
+            f"Unknown precision '{choice}'; expected one of {', '.join(choices)}."
+            f"{did_you_mean(choice, choices)}"
         )
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from matryoshka2d.encoder.elastic import ElasticEncoder
-from matryoshka2d.encoder.precision import resolve_precision
-from matryoshka2d.errors import UserError, did_you_mean
+from matryoshka2d.encoder.precision import check_precision, resolve_precision
+from matryoshka2d.errors import UserError
 from matryoshka2d.inference.engine import Vectors, load
 from matryoshka2d.inference.request_batching import BatchingEngine, unit_rows
 from matryoshka2d.inference.shape import Shape
@@ -24,18 +24,6 @@ _CHUNK = 2048
 
 PRECISIONS = ("auto", "fp32", "int16", "bf16", "fp16")
 """What exits can be computed in."""
-
-
-def check_exit_precision(precision: str) -> None:
-    """Refuse a precision that is not among `PRECISIONS`.
-
-    >>> check_exit_precision("int16")
-    """
-    if precision not in PRECISIONS:
-        raise UserError(
-            f"unknown precision '{precision}': expected one of {', '.join(PRECISIONS)}."
-            f"{did_you_mean(precision, PRECISIONS)}"
-        )
 
 
 def exits_in(model: Any, precision: str, on_note: Callable[[str], None] | None = None) -> Any:
@@ -56,7 +44,7 @@ def exits_in(model: Any, precision: str, on_note: Callable[[str], None] | None =
     UserError
         If the precision is unknown, or the model or the device does not have it.
     """
-    check_exit_precision(precision)
+    check_precision(precision, PRECISIONS)
     elastic = isinstance(model, ElasticEncoder)
     if precision == "fp32" or (precision == "auto" and not elastic):
         return model

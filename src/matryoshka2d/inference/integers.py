@@ -209,6 +209,7 @@ class LayerWeights:
         ]
         every = [part for layer in self._parts for part in layer]
         check(all(part.is_contiguous() for part in every), "not contiguous")
+        check(all(part.dtype in (torch.int16, torch.float32) for part in every), "not float32")
         check(
             all(part.shape == (self.hidden,) for layer in self._parts for part in layer[-4:]), "other norms"
         )
@@ -219,7 +220,8 @@ class LayerWeights:
         shapes = [(self.hidden, 3 * self.hidden), (self.hidden, self.hidden)]
         shapes += [(self.hidden, self.inner), (self.inner, self.hidden)]
         for ((panels, scales), bias), (inputs, outputs) in zip(maps, shapes, strict=True):
-            check(panels.dtype == torch.int16 and len(scales) == len(bias) == outputs, "another map")
+            check(panels.dtype == torch.int16 and scales.dtype == bias.dtype == torch.float32, "another map")
+            check(len(scales) == len(bias) == outputs, "outputs of another shape")
             check(panels.shape == (outputs // _COLUMNS, inputs // 2, _COLUMNS, 2), "panels of another shape")
         return [part for (panels, scales), bias in maps for part in (panels, scales, bias)]
 
@@ -254,6 +256,7 @@ def check_attention(qkv: Tensor, out: Tensor, spans: Spans, dtype: torch.dtype) 
     check(qkv.dtype == out.dtype == dtype, f"not {dtype}")
     check(qkv.is_contiguous() and out.is_contiguous(), "not contiguous")
     check(qkv.shape == (len(out), 3 * out.shape[1]), "queries, keys, values of another shape")
+    check(all(min(span) >= 0 for span in spans), "texts in no place")
     rows = max((start + texts * length for start, texts, length in spans), default=0)
     check(rows <= len(out), "an output of another shape")
     return rows

@@ -92,12 +92,13 @@ class Kernels:
         check_attention(qkv, out, spans, torch.bfloat16)
         hidden = out.shape[1]
         width = hidden // heads
+        check(width * heads == hidden, "heads that do not fit")
         scale = math.log2(math.e) / math.sqrt(width)
         for start, texts, length in spans:
             own, filled = qkv[start:].data_ptr(), out[start:].data_ptr()
             tiles = self.tiles and length > _SHORT
             done = self._attention(own, filled, texts, length, heads, width, scale, tiles)
-            check(width * heads == hidden and done == 0, "a shape that does not fit")
+            check(done == 0, "a shape that does not fit")
 
     def maps(self, dtype: torch.dtype, inputs: int, outputs: int) -> bool:
         """Whether linear maps of this shape are worth the compiled one; the matrix unit is the library's."""
